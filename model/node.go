@@ -1,0 +1,17 @@
+package model
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Node is the node that svcproxy runs on.
+type Node struct {
+	Name     string
+	PodCIDRs []netip.Prefix
+}
+
+// Equal tells whether two Nodes are the same to the data plane.
+func (n Node) Equal(o Node) bool {
+	return n.Name == o.Name && slices.Equal(n.PodCIDRs, o.PodCIDRs)
+}
