@@ -1,0 +1,129 @@
+// Package nstest lets tests program a real kernel without touching the machine's
+// network. Main moves a test binary into namespaces of its own; New makes a fresh
+// network namespace for one test and refuses to work anywhere else.
+//
+// A package of kernel tests has
+//
+//	func TestMain(m *testing.M) { nstest.Main(m) }
+//
+// As root the tests have the machine's real capabilities over their own
+// namespaces. Otherwise, or with SVCPROXY_TEST_USERNS=1, they are root in a user
+// namespace, as in `make demo`.
+package nstest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"svcproxy/sandbox"
+)
+
+// UserNamespaceEnv, set to 1, makes Main use a user namespace for root too.
+const UserNamespaceEnv = "SVCPROXY_TEST_USERNS"
+
+// Main runs the tests in namespaces made for them and exits. See sandbox.Isolate
+// for what holds inside.
+func Main(m *testing.M) {
+	sandbox.Init()
+	err := sandbox.Isolated()
+	if err == nil {
+		os.Exit(m.Run())
+	}
+	if !errors.Is(err, sandbox.ErrNotIsolated) {
+		refuse(err)
+	}
+	code, err := sandbox.Isolate(sandbox.Isolation{UserNamespace: os.Getenv(UserNamespaceEnv) == "1"})
+	if err != nil {
+		refuse(err)
+	}
+	os.Exit(code)
+}
+
+func refuse(err error) {
+	fmt.Fprintln(os.Stderr, "nstest: refusing to run kernel tests:", err)
+	os.Exit(1)
+}
+
+// Require fails the test unless it runs in the namespaces that Main made. Every
+// function of this package that reaches the kernel calls it.
+func Require(t testing.TB) {
+	t.Helper()
+	if err := sandbox.Isolated(); err != nil {
+		t.Fatalf("kernel test outside its own network namespace: %v (does the package have func TestMain(m *testing.M) { nstest.Main(m) }?)", err)
+	}
+}
+
+// NS is an empty network namespace of one test, with lo up.
+type NS struct {
+	*sandbox.Netns
+}
+
+// New makes a network namespace that is closed, and everything in it killed, when
+// the test ends.
+func New(t testing.TB) *NS {
+	t.Helper()
+	Require(t)
+	netns, err := sandbox.NewNetns()
+	if err != nil {
+		t.Fatalf("make network namespace: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Close(); err != nil {
+			t.Errorf("close network namespace: %v", err)
+		}
+	})
+	return &NS{netns}
+}
+
+// Run runs a program inside and returns its standard output. A program that fails
+// fails the test, with all that it printed.
+func (n *NS) Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	return n.RunInput(t, "", name, args...)
+}
+
+// RunInput is Run with a standard input.
+func (n *NS) RunInput(t testing.TB, input, name string, args ...string) string {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Stdin = strings.NewReader(input)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := n.Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(cmd.Args, " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.String()
+}
+
+// Eventually polls check until it returns nil, and fails the test with its last
+// error after the time-out or when the test is over.
+func Eventually(t testing.TB, timeout time.Duration, check func() error) {
+	t.Helper()
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-poll.C:
+		case <-deadline.C:
+			t.Fatalf("not within %v: %v", timeout, err)
+		case <-t.Context().Done():
+			t.Fatalf("test ended: %v", err)
+		}
+	}
+}
