@@ -169,14 +169,15 @@ func explainClone(err error, user bool) error {
 
 // isolationInit is PID 1 of the isolated program, which runs as its child: the
 // program keeps the usual meaning of signals, orphans are reaped, and the kernel
-// kills all of the PID namespace with this process.
+// kills all of the PID namespace with this process. It leaves by syscall.Exit, as
+// os.Exit of a program built with -race sleeps a second.
 func isolationInit() {
 	code, err := runInit()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", initCommand, err)
 		code = exitSetupFailed
 	}
-	os.Exit(code)
+	syscall.Exit(code)
 }
 
 func runInit() (int, error) {
@@ -215,7 +216,7 @@ func runInit() (int, error) {
 func dieWith(lifeline *os.File) {
 	unix.CloseOnExec(int(lifeline.Fd()))
 	_, _ = lifeline.Read(make([]byte, 1))
-	os.Exit(128 + int(syscall.SIGKILL))
+	syscall.Exit(128 + int(syscall.SIGKILL))
 }
 
 func settleIn() error {

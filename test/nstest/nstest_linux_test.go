@@ -150,7 +150,7 @@ func TestUnprivileged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v",
 				"-test.run=^(TestNamespacesAreApart|TestEveryWayIn.*|TestRequire.*|TestRunWithInput|TestLegacyIptables.*)$")
-			cmd.Env = os.Environ()
+			cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 			adapt(cmd)
 			out, err := cmd.CombinedOutput()
 			if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EPERM) {
