@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/moby/sys/reexec"
 	"github.com/vishvananda/netlink"
@@ -23,21 +24,23 @@ const threadNetns = "/proc/thread-self/ns/net"
 // socket or a process refers to it, so it also goes when the program is killed.
 // A Netns may be used by several goroutines at once.
 type Netns struct {
-	file *os.File
+	mu sync.Mutex
+	fd int // -1 once closed
 }
 
 // NewNetns makes an empty network namespace whose loopback interface is up. The
 // calling goroutine stays in its own.
 func NewNetns() (*Netns, error) {
-	ns := &Netns{}
+	ns := &Netns{fd: -1}
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare network namespace: %w", err)
 		}
-		var err error
-		if ns.file, err = os.Open(threadNetns); err != nil {
+		fd, err := unix.Open(threadNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
 			return fmt.Errorf("open the new network namespace: %w", err)
 		}
+		ns.fd = fd
 		return loopbackUp()
 	})
 	if err != nil {
@@ -48,7 +51,24 @@ func NewNetns() (*Netns, error) {
 }
 
 // FD is the open file descriptor of the namespace, valid until Close, -1 after it.
-func (n *Netns) FD() int { return int(n.file.Fd()) }
+func (n *Netns) FD() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fd
+}
+
+// enter moves the calling thread into the namespace.
+func (n *Netns) enter() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fd < 0 {
+		return fmt.Errorf("enter network namespace: %w", os.ErrClosed)
+	}
+	if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
+	}
+	return nil
+}
 
 // Path names the namespace for other programs (nsenter --net=PATH), until Close.
 func (n *Netns) Path() string {
@@ -67,14 +87,15 @@ func (n *Netns) ID() (string, error) {
 // Close gives the handle up and kills the processes inside. It is idempotent.
 // Sockets made inside stay usable, and keep the namespace, until they are closed.
 func (n *Netns) Close() error {
-	if n.file == nil {
+	if n.FD() < 0 {
 		return nil
 	}
 	err := n.killAll()
-	if closeErr := n.file.Close(); errors.Is(closeErr, os.ErrClosed) {
-		return nil
-	} else if closeErr != nil {
-		err = errors.Join(err, closeErr)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fd >= 0 {
+		err = errors.Join(err, unix.Close(n.fd))
+		n.fd = -1
 	}
 	return err
 }
@@ -85,8 +106,8 @@ func (n *Netns) Close() error {
 // so does Do.
 func (n *Netns) Do(fn func() error) error {
 	return onThread(func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
+		if err := n.enter(); err != nil {
+			return err
 		}
 		return fn()
 	})
@@ -156,8 +177,8 @@ func (n *Netns) Start(cmd *exec.Cmd) error {
 	result := make(chan error, 1)
 	starter() <- func() {
 		result <- excursion(func() error {
-			if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("enter network namespace: %w", err)
+			if err := n.enter(); err != nil {
+				return err
 			}
 			return cmd.Start()
 		})
@@ -227,7 +248,7 @@ func (n *Netns) Handle() (*netlink.Handle, error) {
 }
 
 // killAll kills every process whose network namespace this is, until none is left:
-// one that forks meanwhile is met on the next round. Signals go through the
+// one that forks meanwhile is met on a later round. Signals go through the
 // directory in /proc as a pidfd (Linux 5.1), so a reused number, or a /proc of
 // another PID namespace, can't hit a stranger.
 func (n *Netns) killAll() error {
@@ -239,8 +260,7 @@ func (n *Netns) killAll() error {
 	if err != nil {
 		return fmt.Errorf("find own process: %w", err)
 	}
-	const rounds = 100
-	for range rounds {
+	for deadline := time.Now().Add(killTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		dirs, err := filepath.Glob("/proc/[0-9]*")
 		if err != nil {
 			return err
@@ -258,8 +278,11 @@ func (n *Netns) killAll() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("processes in %s keep coming", id)
+	return fmt.Errorf("processes in %s outlived SIGKILL for %v", id, killTimeout)
 }
+
+// killTimeout is how long a killed process may take to go.
+const killTimeout = 5 * time.Second
 
 func killIfIn(dir, id string) bool {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
