@@ -118,6 +118,14 @@ func (e end) addRoute(to netip.Prefix, via netip.Addr, scope netlink.Scope) erro
 	return nil
 }
 
+func (e end) deleteRoute(to netip.Prefix, via netip.Addr) error {
+	route := &netlink.Route{LinkIndex: e.link.Attrs().Index, Dst: ipNet(to), Gw: via.AsSlice()}
+	if err := e.handle.RouteDel(route); err != nil {
+		return fmt.Errorf("delete route to %s through %s: %w", to, e.link.Attrs().Name, err)
+	}
+	return nil
+}
+
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -10,14 +10,15 @@ import (
 
 // Network is the segment outside the nodes, as docker's bridge is to kind: a
 // namespace with a bridge that nodes and hosts are plugged into. The bridge is also
-// the default router, and answers "unreachable" for every address nobody owns.
+// the default router: it knows the way to every node's pods, and answers
+// "unreachable" for every address nobody owns.
 type Network struct {
 	// Routers are the bridge's own addresses, with the segment's prefix lengths.
 	Routers []netip.Prefix
 
 	netns  *Netns
 	handle *netlink.Handle
-	bridge netlink.Link
+	bridge end
 }
 
 // DefaultRouters are those of kind's network: 172.18.0.1/16 and, where the kernel
@@ -60,7 +61,7 @@ func NewNetwork(routers []netip.Prefix) (_ *Network, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.bridge = bridge.link
+	n.bridge = bridge
 	for _, router := range routers {
 		if err := bridge.addAddr(router); err != nil {
 			return nil, err
@@ -87,7 +88,7 @@ func (n *Network) attach(name string, inner *Netns, addrs []netip.Addr, mtu int)
 			_ = n.handle.LinkDel(outer.link)
 		}
 	}()
-	if err := n.handle.LinkSetMaster(outer.link, n.bridge); err != nil {
+	if err := n.handle.LinkSetMaster(outer.link, n.bridge.link); err != nil {
 		return end{}, fmt.Errorf("plug into the network: %w", err)
 	}
 	for _, addr := range addrs {
@@ -102,6 +103,15 @@ func (n *Network) attach(name string, inner *Netns, addrs []netip.Addr, mtu int)
 // detach removes what attach made.
 func (n *Network) detach(name string) error {
 	return deleteLink(n.handle, interfaceName("port", name))
+}
+
+// addPodRoute tells the router which node has the pod of this address.
+func (n *Network) addPodRoute(pod, node netip.Addr) error {
+	return n.bridge.addRoute(single(pod), node, netlink.SCOPE_UNIVERSE)
+}
+
+func (n *Network) deletePodRoute(pod, node netip.Addr) error {
+	return n.bridge.deleteRoute(single(pod), node)
 }
 
 func (n *Network) routerOf(addr netip.Addr) (netip.Prefix, bool) {

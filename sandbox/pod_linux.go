@@ -28,6 +28,8 @@ type Pod struct {
 	Interface string
 
 	node *Node
+	// routed are the addresses that the network's router knows.
+	routed []netip.Addr
 }
 
 // AddPod makes a pod, reachable when AddPod returns. It is wired as kind's ptp
@@ -95,11 +97,17 @@ func (p *Pod) wire() error {
 		if err != nil {
 			return err
 		}
+		if node, ok := sameFamily(addr, p.node.Addrs); ok {
+			if err := p.node.Network.addPodRoute(addr, node); err != nil {
+				return err
+			}
+			p.routed = append(p.routed, addr)
+		}
 	}
 	return nil
 }
 
-// Close removes the pod: its processes, its link and its node's route to it. It is
+// Close removes the pod: its processes, its link and the routes to it. It is
 // idempotent.
 func (p *Pod) Close() error {
 	p.node.mu.Lock()
@@ -117,9 +125,13 @@ func (p *Pod) Close() error {
 // remove deletes the link first: with the namespace it would go too, but later, and
 // the name could not be used again at once.
 func (p *Pod) remove() error {
-	var err error
-	if p.Interface != "" {
-		err = deleteLink(p.node.handle, p.Interface)
+	var errs []error
+	for _, addr := range p.routed {
+		node, _ := sameFamily(addr, p.node.Addrs)
+		errs = append(errs, p.node.Network.deletePodRoute(addr, node))
 	}
-	return errors.Join(err, p.Netns.Close())
+	if p.Interface != "" {
+		errs = append(errs, deleteLink(p.node.handle, p.Interface))
+	}
+	return errors.Join(append(errs, p.Netns.Close())...)
 }
