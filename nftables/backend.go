@@ -1,0 +1,275 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"svcproxy/model"
+	"svcproxy/plan"
+)
+
+// kernel holds the table of one family.
+type kernel interface {
+	// commit carries out one transaction.
+	commit(ops []op) error
+	// observe reads the table.
+	observe(ctx context.Context) (*Ruleset, error)
+	// reopen makes a new connection after an error that leaves the old one in doubt.
+	reopen() error
+	// capacity is the size in bytes of a transaction that surely fits into the socket's buffer.
+	capacity() int
+	close() error
+}
+
+// idleTime is how long a chain stays after its last use. Linux before 6.2 cannot delete it together with
+// the elements that lead to it, and one that was just left is often needed again soon.
+const idleTime = time.Second
+
+// Backend programs one IP family. It implements proxier.Backend.
+type Backend struct {
+	log    *zap.Logger
+	family model.Family
+	kernel kernel
+	now    func() time.Time
+
+	// acked is what the kernel holds unless somebody else changed it; nil before the first change and
+	// after one of which the kernel may have taken a part.
+	acked *state
+	// last is what was acknowledged last. It outlives failures: held Services come from it.
+	last *state
+	// sizes are the sizes of the kernel's sets.
+	sizes map[string]uint32
+	// idleChains and idleSets are in the kernel without need, since when.
+	idleChains, idleSets map[string]time.Time
+
+	watcher watcher
+}
+
+func newBackend(f model.Family, k kernel, log *zap.Logger) *Backend {
+	if log == nil {
+		log = zap.NewNop()
+	}
+	return &Backend{log: log, family: f, kernel: k, now: time.Now,
+		sizes: map[string]uint32{}, idleChains: map[string]time.Time{}, idleSets: map[string]time.Time{}}
+}
+
+// Apply brings a change into the kernel in one transaction; in several that are safe in their order if the
+// kernel caps the socket's buffer below its size. See proxier.Backend for the errors.
+func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return plan.Result{}, err
+	}
+	if c.Config.Family != b.family {
+		return plan.Result{}, fmt.Errorf("apply a change of %s to the nftables backend of %s", c.Config.Family, b.family)
+	}
+	res, err := b.apply(ctx, c)
+	if err != nil {
+		return plan.Result{}, err
+	}
+	b.last = b.acked
+	b.removeIdle()
+	return res, nil
+}
+
+func (b *Backend) apply(ctx context.Context, c plan.Change) (plan.Result, error) {
+	if c.Full {
+		return b.applyFull(ctx, c)
+	}
+	if b.acked == nil {
+		return plan.Result{}, &plan.RefusedError{Err: errors.New("nothing is acknowledged: a full change must come first")}
+	}
+	if !c.Config.Equal(b.acked.config) {
+		return plan.Result{}, errors.New("an incremental change with another configuration than acknowledged")
+	}
+	return b.applyStep(ctx, c)
+}
+
+// applyStep compares what the change touches with what was acknowledged.
+func (b *Backend) applyStep(ctx context.Context, c plan.Change) (plan.Result, error) {
+	s, err := b.acked.change(c.Services)
+	if err != nil {
+		return plan.Result{}, err
+	}
+	if b.outgrown(s) {
+		c.Services, c.Full = b.acked.with(c.Services), true
+		return b.applyFull(ctx, c)
+	}
+	for name := range b.idleChains {
+		if want, ok := s.want.Chains[name]; ok {
+			s.have.Chains[name] = want
+		}
+	}
+	d := Diff(s.have, s.want)
+	acked := b.acked
+	if !d.Empty() {
+		if err := b.write(d.ops()); err != nil {
+			return plan.Result{}, err
+		}
+	}
+	acked.adopt(s)
+	b.acked = acked
+	b.setIdle(d, s.want)
+	return plan.Result{Writes: d.Writes()}, nil
+}
+
+// outgrown tells whether a set becomes too small.
+func (b *Backend) outgrown(s *step) bool {
+	for name, n := range s.elements {
+		if size := b.sizes[name]; size > 0 && n > 0 && b.acked.elements[name]+n > int(size) {
+			b.log.Info("A set becomes too small; the table is made anew", zap.String("set", name), zap.Uint32("size", size))
+			return true
+		}
+	}
+	return false
+}
+
+// applyFull compares the whole with what the kernel holds.
+func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, error) {
+	services := c.Services
+	if len(c.Hold) > 0 && b.last != nil {
+		services = maps.Clone(services)
+		for name := range c.Hold {
+			if s := b.last.services[name]; s != nil {
+				services[name] = s
+			}
+		}
+	}
+	st, err := newState(c.Config, services)
+	if err != nil {
+		return plan.Result{}, err
+	}
+	have, err := b.kernel.observe(ctx)
+	if err != nil {
+		return plan.Result{}, fmt.Errorf("read table %s %s: %w", familyWord(b.family), TableName, err)
+	}
+	want := st.ruleset()
+	var res plan.Result
+	if b.acked != nil {
+		drift := Diff(have, b.acked.ruleset())
+		res.Drift, res.Example = drift.Writes(), drift.Example()
+	}
+	d := Diff(have, want)
+	if d.remake != "" && d.exists {
+		b.log.Info("Making the table anew", zap.String("family", b.family.String()), zap.String("reason", d.remake))
+	}
+	if !d.Empty() {
+		if err := b.write(d.ops()); err != nil {
+			return plan.Result{}, err
+		}
+	}
+	b.noteSizes(d, have, want)
+	b.acked = st
+	b.setIdle(d, want)
+	res.Writes = d.Writes()
+	return res, nil
+}
+
+// noteSizes remembers how much fits into the kernel's sets.
+func (b *Backend) noteSizes(d *Delta, have, want *Ruleset) {
+	for name, s := range want.Sets {
+		b.sizes[name] = s.Size
+		if h := have.Sets[name]; h != nil && d.remake == "" {
+			b.sizes[name] = h.Size
+		}
+	}
+}
+
+// write commits steps in one transaction if they fit, and else in ordered ones. If it fails after the kernel
+// may have taken any of them, nothing counts as acknowledged any longer.
+func (b *Backend) write(ops []op) error {
+	err := b.kernel.commit(ops)
+	for limit := b.kernel.capacity(); tooLong(err) && limit >= ruleBytes; limit /= 2 {
+		ops, err = b.writeParts(ops, limit)
+	}
+	if unknownOutcome(err) {
+		b.acked = nil
+		err = errors.Join(err, b.kernel.reopen())
+	}
+	return refused(err)
+}
+
+// writeParts commits steps in transactions of at most limit bytes. After an error it returns those that
+// were not committed.
+func (b *Backend) writeParts(ops []op, limit int) (rest []op, err error) {
+	parts := split(ops, limit)
+	for i, part := range parts {
+		if err := b.kernel.commit(part); err != nil {
+			return slices.Concat(parts[i:]...), err
+		}
+		b.acked = nil
+	}
+	return nil, nil
+}
+
+// setIdle notes which chains and sets the kernel holds without need after a change.
+func (b *Backend) setIdle(d *Delta, want *Ruleset) {
+	if d.remake != "" {
+		clear(b.idleChains)
+		clear(b.idleSets)
+	}
+	for name := range want.Chains {
+		delete(b.idleChains, name)
+	}
+	note := func(idle map[string]time.Time, names []string) {
+		for _, name := range names {
+			if _, ok := idle[name]; !ok {
+				idle[name] = b.now()
+			}
+		}
+	}
+	note(b.idleChains, d.idleChains)
+	note(b.idleSets, d.idleSets)
+}
+
+// removeIdle deletes chains and sets that have not been needed for a while. That it can't is no failure of
+// a change: somebody's rule may refer to them, and the next change tries again.
+func (b *Backend) removeIdle() {
+	due := func(idle map[string]time.Time) (names []string) {
+		for name, since := range idle {
+			if b.now().Sub(since) >= idleTime {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	chains, sets := due(b.idleChains), due(b.idleSets)
+	if len(chains)+len(sets) == 0 {
+		return
+	}
+	ops := cleanup(chains, sets)
+	err := b.kernel.commit(ops)
+	if err == nil {
+		b.forget(ops...)
+		return
+	}
+	b.log.Debug("Deleting idle chains one by one", zap.Error(err))
+	for _, o := range ops {
+		err := b.kernel.commit([]op{o})
+		if err == nil || errors.Is(err, syscall.ENOENT) {
+			b.forget(o)
+			continue
+		}
+		b.log.Debug("Idle chain or set not deleted", zap.String("chain", o.chain.name), zap.Error(err))
+	}
+}
+
+func (b *Backend) forget(ops ...op) {
+	for _, o := range ops {
+		if o.verb == deleteChain {
+			delete(b.idleChains, o.chain.name)
+		} else {
+			delete(b.idleSets, o.set.Name)
+		}
+	}
+}
+
+// Close releases the connection to the kernel; the table stays.
+func (b *Backend) Close() error { return b.kernel.close() }

@@ -1,0 +1,140 @@
+package nftables
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"svcproxy/model"
+	"svcproxy/plan"
+	"svcproxy/test/nstest"
+)
+
+// open returns a backend in a namespace of its own.
+func open(t testing.TB, f model.Family) (*Backend, *nstest.NS, Options) {
+	t.Helper()
+	ns := nstest.New(t)
+	o := Options{Family: f, NetNS: ns.Path()}
+	b, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b, ns, o
+}
+
+func apply(t testing.TB, b *Backend, c plan.Change) plan.Result {
+	t.Helper()
+	res, err := b.Apply(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func observe(t testing.TB, o Options) *Ruleset {
+	t.Helper()
+	r, err := Observe(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func render1(t testing.TB, p *plan.Plan) *Ruleset {
+	t.Helper()
+	r, err := Render(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// differ fails the test unless two rulesets are equal.
+func differ(t testing.TB, have, want *Ruleset) {
+	t.Helper()
+	if have.Equal(want) {
+		return
+	}
+	d := Diff(have, want)
+	t.Errorf("rulesets differ: %s (%d writes)\nhave %s\nwant %s", d.Example(), d.Writes(), clip(have.Text()), clip(want.Text()))
+}
+
+func clip(s string) string {
+	if len(s) > 3000 {
+		return s[:3000] + "…"
+	}
+	return s
+}
+
+// samples are plans that between them hold every kind of rule and element.
+func samples(f model.Family) map[string]*plan.Plan {
+	b := builder{f}
+	all := []model.Protocol{model.TCP, model.UDP, model.SCTP}
+	services := []*plan.Service{
+		b.service(1, b.endpoints(0, 1), all...), b.service(2, b.endpoints(3, 2), model.TCP),
+		b.service(3, nil, all...), b.service(4, b.endpoints(0, 11), model.UDP),
+	}
+	long := b.service(5, b.endpoints(0, 3), model.TCP)
+	long.Ports[0].Name.Service = model.ServiceName{Namespace: strings.Repeat("n", 63), Name: strings.Repeat("s", 63)}
+	odd := b.service(6, b.endpoints(0, 3), model.TCP)
+	odd.Ports[0].Name.Port = "a\"b\\c\nd"
+	everywhere := b.config()
+	everywhere.MasqueradeAll, everywhere.LocalPods = true, nil
+	adjacent := b.config()
+	first := adjacent.ServiceCIDRs[0]
+	adjacent.ServiceCIDRs = append(adjacent.ServiceCIDRs, prefixBehind(first))
+	nothing := plan.Config{Family: f}
+	return map[string]*plan.Plan{
+		"usual": planOf(b.config(), services...), "odd names": planOf(b.config(), long, odd),
+		"masquerade all": planOf(everywhere, services...), "adjacent ranges": planOf(adjacent, services[0]),
+		"no ranges": planOf(nothing, services...), "no Services": planOf(b.config()), "nothing": planOf(nothing),
+	}
+}
+
+func forEachSample(t *testing.T, test func(t *testing.T, p *plan.Plan)) {
+	for _, f := range model.Families {
+		for name, p := range samples(f) {
+			t.Run(fmt.Sprintf("%s/%s", f, name), func(t *testing.T) { test(t, p) })
+		}
+	}
+}
+
+func TestTheKernelHoldsWhatWasRendered(t *testing.T) {
+	forEachSample(t, func(t *testing.T, p *plan.Plan) {
+		b, _, o := open(t, p.Config.Family)
+		apply(t, b, full(p))
+		differ(t, observe(t, o), render1(t, p))
+		if again := apply(t, b, full(p)); again.Writes != 0 || again.Drift != 0 {
+			t.Errorf("applying it again wrote: %+v", again)
+		}
+	})
+}
+
+func TestNftLoadsTheTextToTheSameRuleset(t *testing.T) {
+	forEachSample(t, func(t *testing.T, p *plan.Plan) {
+		ns := nstest.New(t)
+		want := render1(t, p)
+		ns.RunInput(t, want.Text(), "nft", "-c", "-f", "-")
+		ns.RunInput(t, want.Text(), "nft", "-f", "-")
+		differ(t, observe(t, Options{Family: p.Config.Family, NetNS: ns.Path()}), want)
+	})
+}
+
+func TestNftListsWhatTheBackendPrograms(t *testing.T) {
+	forEachSample(t, func(t *testing.T, p *plan.Plan) {
+		b, ns, _ := open(t, p.Config.Family)
+		apply(t, b, full(p))
+		listed := ns.Run(t, "nft", "list", "ruleset")
+		for _, want := range []string{"map services", "chain prerouting"} {
+			if !strings.Contains(listed, want) {
+				t.Errorf("nft list ruleset lacks %q:\n%s", want, clip(listed))
+			}
+		}
+		ns.Run(t, "nft", "-j", "list", "ruleset")
+	})
+}

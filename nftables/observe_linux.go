@@ -1,0 +1,243 @@
+package nftables
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"svcproxy/model"
+)
+
+// errInterrupted reports that somebody committed while a dump was read.
+var errInterrupted = errors.New("the ruleset changed while it was read")
+
+// readTries is how often a dump that was interrupted is read again.
+const readTries = 20
+
+// observe reads the table at one generation of the ruleset.
+func (k *linux) observe(ctx context.Context) (*Ruleset, error) {
+	for try := 0; ; try++ {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		r, err := k.observeOnce()
+		again := errors.Is(err, errInterrupted) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR)
+		if !again || try == readTries {
+			return r, err
+		}
+	}
+}
+
+func (k *linux) observeOnce() (*Ruleset, error) {
+	before, err := k.conn.GetGen()
+	if err != nil {
+		return nil, err
+	}
+	r, err := k.readAll()
+	if err != nil {
+		return nil, err
+	}
+	after, err := k.conn.GetGen()
+	if err != nil {
+		return nil, err
+	}
+	if before.ID != after.ID {
+		return nil, errInterrupted
+	}
+	return r, nil
+}
+
+func (k *linux) readAll() (*Ruleset, error) {
+	r, err := k.observeTable()
+	if err != nil || !r.Exists {
+		return r, err
+	}
+	d, err := k.dialReader()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	for _, read := range []func(*netlink.Conn, *Ruleset) error{k.readChains, k.readRules, k.readSets} {
+		if err := read(d, r); err != nil {
+			return nil, err
+		}
+	}
+	for _, spec := range setSpecs(k.family) {
+		if s := r.Sets[spec.Name]; s != nil && s.SetSpec == spec {
+			if err := k.readElements(d, r, s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, nil
+}
+
+func (k *linux) dialReader() (*netlink.Conn, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(k.ns.Fd())})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return c, nil
+}
+
+// observeTable tells whether the table exists, and reads nothing in it.
+func (k *linux) observeTable() (*Ruleset, error) {
+	none := &Ruleset{Family: k.family, Chains: map[string]Chain{}, Sets: map[string]*Set{}}
+	d, err := k.dialReader()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	found := none
+	err = k.dump(d, unix.NFT_MSG_GETTABLE, nil, func(m netlink.Message) error {
+		var name string
+		var flags uint32
+		err := attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+			switch ad.Type() {
+			case unix.NFTA_TABLE_NAME:
+				name = ad.String()
+			case unix.NFTA_TABLE_FLAGS:
+				flags = ad.Uint32()
+			}
+			return nil
+		})
+		if name == TableName {
+			found = newRuleset(k.family)
+			if flags != 0 {
+				found.Flaw = fmt.Sprintf("table has flags %#x", flags)
+			}
+		}
+		return err
+	})
+	return found, err
+}
+
+// dump asks for all objects of a kind and hands each message on while it is read.
+func (k *linux) dump(d *netlink.Conn, kind int, of []netlink.Attribute, each func(netlink.Message) error) error {
+	return dump(d, layoutOf(k.family).family, kind, of, each)
+}
+
+func dump(d *netlink.Conn, family byte, kind int, of []netlink.Attribute, each func(netlink.Message) error) error {
+	b, err := netlink.MarshalAttributes(of)
+	if err != nil {
+		return err
+	}
+	if _, err := d.Send(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, b...),
+	}); err != nil {
+		return err
+	}
+	var first error
+	for m, err := range d.ReceiveIter() {
+		switch {
+		case err != nil:
+			return err
+		case first != nil: // the rest must be read, or it would be taken for the next answer
+		case m.Header.Flags&netlink.DumpInterrupted != 0:
+			first = errInterrupted
+		default:
+			first = each(m)
+		}
+	}
+	return first
+}
+
+func text(s string) []byte { return append([]byte(s), 0) }
+
+func (k *linux) readChains(d *netlink.Conn, r *Ruleset) error {
+	return k.dump(d, unix.NFT_MSG_GETCHAIN, nil, func(m netlink.Message) error {
+		table, name, c, err := parseChain(m)
+		if err == nil && table == TableName && m.Data[0] == layoutOf(k.family).family {
+			r.Chains[name] = c
+		}
+		return err
+	})
+}
+
+func (k *linux) readRules(d *netlink.Conn, r *Ruleset) error {
+	of := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: text(TableName)}}
+	return k.dump(d, unix.NFT_MSG_GETRULE, of, func(m netlink.Message) error {
+		name, rule, err := parseRule(k.family, m)
+		if err != nil {
+			return err
+		}
+		c := r.Chains[name]
+		c.Rules = append(c.Rules, rule)
+		r.Chains[name] = c
+		return nil
+	})
+}
+
+func (k *linux) readSets(d *netlink.Conn, r *Ruleset) error {
+	of := []netlink.Attribute{{Type: unix.NFTA_SET_TABLE, Data: text(TableName)}}
+	return k.dump(d, unix.NFT_MSG_GETSET, of, func(m netlink.Message) error {
+		s, flaw, err := parseSet(m)
+		if err != nil {
+			return err
+		}
+		if flaw != "" && slices.ContainsFunc(setSpecs(k.family), func(spec SetSpec) bool { return spec.Name == s.Name }) {
+			r.Flaw = flaw
+		}
+		r.Sets[s.Name] = s
+		return nil
+	})
+}
+
+func (k *linux) readElements(d *netlink.Conn, r *Ruleset, s *Set) error {
+	of := []netlink.Attribute{
+		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: text(TableName)},
+		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: text(s.Name)},
+	}
+	var ends []rawElement
+	err := k.dump(d, unix.NFT_MSG_GETSETELEM, of, func(m netlink.Message) error {
+		return parseElements(m, s.SetSpec, func(el rawElement) {
+			switch {
+			case el.catchall:
+				r.Flaw = "set " + s.Name + " has an element for everything"
+			case s.Interval:
+				ends = append(ends, el)
+			default:
+				s.Elements[el.Key] = el.Element
+			}
+		})
+	})
+	if s.Interval {
+		slices.SortFunc(ends, func(a, b rawElement) int {
+			return cmp.Or(strings.Compare(a.Key, b.Key), boolOrder(b.end, a.end))
+		})
+		s.Elements = joinIntervals(ends)
+	}
+	return err
+}
+
+// boolOrder orders false before true.
+func boolOrder(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// familyOf returns the family of a message, and false for families that svcproxy has no table in.
+func familyOf(m netlink.Message) (model.Family, bool) {
+	if len(m.Data) == 0 {
+		return 0, false
+	}
+	switch m.Data[0] {
+	case unix.NFPROTO_IPV4:
+		return model.IPv4, true
+	case unix.NFPROTO_IPV6:
+		return model.IPv6, true
+	}
+	return 0, false
+}

@@ -1,0 +1,374 @@
+package nftables
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"svcproxy/model"
+)
+
+// attributes of nf_tables that x/sys lacks.
+const (
+	setElemExpressions = 0x11
+	setConcatFlag      = 0x80
+	setElemCatchall    = 0x2
+)
+
+// attrs decodes the attributes of a netlink message's body or of a nested attribute.
+func attrs(b []byte, each func(ad *netlink.AttributeDecoder) error) error {
+	ad, err := netlink.NewAttributeDecoder(b)
+	if err != nil {
+		return err
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		if err := each(ad); err != nil {
+			return err
+		}
+	}
+	return ad.Err()
+}
+
+// body returns the attributes of an nf_tables message, behind its 4 bytes of header.
+func body(m netlink.Message) []byte {
+	if len(m.Data) < 4 {
+		return nil
+	}
+	return m.Data[4:]
+}
+
+// parseChain reads a chain without its rules.
+func parseChain(m netlink.Message) (table, name string, c Chain, err error) {
+	err = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+		switch ad.Type() {
+		case unix.NFTA_CHAIN_TABLE:
+			table = ad.String()
+		case unix.NFTA_CHAIN_NAME:
+			name = ad.String()
+		case unix.NFTA_CHAIN_TYPE:
+			c.Hook.Type = ad.String()
+		case unix.NFTA_CHAIN_POLICY:
+			c.Hook.Drop = ad.Uint32() == 0 // NF_DROP
+		case unix.NFTA_CHAIN_HOOK:
+			return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+				switch ad.Type() {
+				case unix.NFTA_HOOK_HOOKNUM:
+					c.Hook.Number = ad.Uint32()
+				case unix.NFTA_HOOK_PRIORITY:
+					c.Hook.Priority = int32(ad.Uint32())
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	return table, name, c, err
+}
+
+// parseSet reads a set without its elements. A kind of set that svcproxy never makes has a flaw.
+func parseSet(m netlink.Message) (s *Set, flaw string, err error) {
+	s = &Set{Elements: map[string]Element{}}
+	var flags uint32
+	err = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+		switch ad.Type() {
+		case unix.NFTA_SET_NAME:
+			s.Name = ad.String()
+		case unix.NFTA_SET_FLAGS:
+			flags = ad.Uint32()
+		case unix.NFTA_SET_KEY_LEN:
+			s.KeyLen = ad.Uint32()
+		case unix.NFTA_SET_DATA_TYPE:
+			s.Verdict = ad.Uint32() == unix.NFT_DATA_VERDICT
+		case unix.NFTA_SET_DATA_LEN:
+			s.DataLen = ad.Uint32()
+		case unix.NFTA_SET_DESC:
+			return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+				if ad.Type() == unix.NFTA_SET_DESC_SIZE {
+					s.Size = ad.Uint32()
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	s.Map = flags&unix.NFT_SET_MAP != 0
+	s.Interval = flags&unix.NFT_SET_INTERVAL != 0
+	if s.Verdict {
+		s.DataLen = 0
+	}
+	if rest := flags &^ (unix.NFT_SET_MAP | unix.NFT_SET_INTERVAL | setConcatFlag); rest != 0 {
+		flaw = fmt.Sprintf("set %s has flags %#x", s.Name, rest)
+	}
+	return s, flaw, err
+}
+
+// rawElement is an element as the kernel reports it.
+type rawElement struct {
+	KeyedElement
+	end      bool
+	catchall bool
+}
+
+// parseElements reads the elements in one message of a set's dump.
+func parseElements(m netlink.Message, spec SetSpec, each func(rawElement)) error {
+	return attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			return nil
+		}
+		return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+			el, err := parseElement(ad.Bytes(), spec)
+			if err == nil {
+				each(el)
+			}
+			return err
+		})
+	})
+}
+
+// parseElement reads an element. What svcproxy never gives one, such as a time-out, goes into its data, so
+// that it differs from every element that svcproxy makes.
+func parseElement(b []byte, spec SetSpec) (el rawElement, err error) {
+	var odd []string
+	err = attrs(b, func(ad *netlink.AttributeDecoder) (err error) {
+		switch ad.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			el.Key, err = dataValue(ad.Bytes())
+		case unix.NFTA_SET_ELEM_DATA:
+			if spec.Verdict {
+				el.Data, err = dataVerdict(ad.Bytes())
+			} else {
+				el.Data, err = dataValue(ad.Bytes())
+			}
+		case unix.NFTA_SET_ELEM_FLAGS:
+			flags := ad.Uint32()
+			el.end = flags&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			el.catchall = flags&setElemCatchall != 0
+		case unix.NFTA_SET_ELEM_USERDATA:
+			el.Comment = userComment(ad.Bytes())
+		case unix.NFTA_SET_ELEM_TIMEOUT, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_SET_ELEM_OBJREF, setElemExpressions:
+			odd = append(odd, fmt.Sprintf("attribute %d", ad.Type()))
+		}
+		return err
+	})
+	if len(odd) > 0 {
+		el.Data += " with " + strings.Join(odd, ", ")
+	}
+	return el, err
+}
+
+func dataValue(b []byte) (out string, err error) {
+	err = attrs(b, func(ad *netlink.AttributeDecoder) error {
+		if ad.Type() == unix.NFTA_DATA_VALUE {
+			out = string(ad.Bytes())
+		}
+		return nil
+	})
+	return out, err
+}
+
+func dataVerdict(b []byte) (out string, err error) {
+	err = attrs(b, func(ad *netlink.AttributeDecoder) error {
+		if ad.Type() != unix.NFTA_DATA_VERDICT {
+			return nil
+		}
+		out, err = verdictOf(ad.Bytes())
+		return err
+	})
+	return out, err
+}
+
+func verdictOf(b []byte) (string, error) {
+	var kind expr.VerdictKind
+	var chain string
+	err := attrs(b, func(ad *netlink.AttributeDecoder) error {
+		switch ad.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			kind = expr.VerdictKind(int32(ad.Uint32()))
+		case unix.NFTA_VERDICT_CHAIN:
+			chain = ad.String()
+		}
+		return nil
+	})
+	return verdictText(kind, chain), err
+}
+
+// userComment returns the comment in an element's user data, which anybody may have written.
+func userComment(b []byte) string {
+	for len(b) >= 2 && len(b) >= 2+int(b[1]) {
+		kind, value := b[0], b[2:2+int(b[1])]
+		if kind == 0 { // NFTNL_UDATA_SET_ELEM_COMMENT
+			return strings.TrimSuffix(string(value), "\x00")
+		}
+		b = b[2+len(value):]
+	}
+	return ""
+}
+
+// joinIntervals makes intervals of the ends that the kernel reports, sorted by their keys, of equal keys the
+// one that ends an interval first. nft writes an end at 0 too, which ends nothing.
+func joinIntervals(ends []rawElement) map[string]Element {
+	out := map[string]Element{}
+	open, isOpen := "", false
+	for _, e := range ends {
+		if isOpen {
+			out[open] = Element{Data: e.Key}
+		}
+		if open, isOpen = e.Key, !e.end; isOpen {
+			out[open] = Element{}
+		}
+	}
+	return out
+}
+
+// parseRule reads a rule and the chain it is in.
+func parseRule(f model.Family, m netlink.Message) (chain string, r Rule, err error) {
+	var found []any
+	err = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+		switch ad.Type() {
+		case unix.NFTA_RULE_CHAIN:
+			chain = ad.String()
+		case unix.NFTA_RULE_EXPRESSIONS:
+			return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+				e, err := parseExpr(f, ad.Bytes())
+				found = append(found, e)
+				return err
+			})
+		}
+		return nil
+	})
+	return chain, recognise(f, found), err
+}
+
+// parseExpr reads one expression, which is a string if svcproxy uses none of its kind.
+func parseExpr(f model.Family, b []byte) (any, error) {
+	var name string
+	var data []byte
+	if err := attrs(b, func(ad *netlink.AttributeDecoder) error {
+		switch ad.Type() {
+		case unix.NFTA_EXPR_NAME:
+			name = ad.String()
+		case unix.NFTA_EXPR_DATA:
+			data = ad.Bytes()
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	e := newExpr(name, data)
+	if e == nil {
+		return name, nil
+	}
+	if err := expr.Unmarshal(layoutOf(f).family, data, e); err != nil {
+		return nil, fmt.Errorf("expression %s: %w", name, err)
+	}
+	return normal(e), nil
+}
+
+func newExpr(name string, data []byte) expr.Any {
+	switch name {
+	case "payload":
+		return &expr.Payload{}
+	case "meta":
+		return &expr.Meta{}
+	case "lookup":
+		return &expr.Lookup{}
+	case "numgen":
+		return &expr.Numgen{}
+	case "nat":
+		return &expr.NAT{}
+	case "cmp":
+		return &expr.Cmp{}
+	case "bitwise":
+		return &expr.Bitwise{}
+	case "ct":
+		return &expr.Ct{}
+	case "masq":
+		return &expr.Masq{}
+	case "reject":
+		return &expr.Reject{}
+	case "immediate":
+		if isVerdict(data) {
+			return &expr.Verdict{}
+		}
+	}
+	return nil
+}
+
+// isVerdict tells whether an immediate expression is a verdict.
+func isVerdict(immediate []byte) bool {
+	found := false
+	err := attrs(immediate, func(ad *netlink.AttributeDecoder) error {
+		if ad.Type() == unix.NFTA_IMMEDIATE_DREG {
+			found = ad.Uint32() == unix.NFT_REG_VERDICT
+		}
+		return nil
+	})
+	return err == nil && found
+}
+
+// normal takes away what the kernel adds to an expression.
+func normal(e expr.Any) expr.Any {
+	nat, ok := e.(*expr.NAT)
+	if !ok {
+		return e
+	}
+	if nat.RegAddrMax == nat.RegAddrMin {
+		nat.RegAddrMax = 0
+	}
+	if nat.RegProtoMax == nat.RegProtoMin {
+		nat.RegProtoMax = 0
+	}
+	if nat.RegProtoMin != 0 {
+		nat.Specified = false
+	}
+	return nat
+}
+
+// recognise returns the rule that has these expressions.
+func recognise(f model.Family, found []any) Rule {
+	have := describe(found)
+	for kind := Dispatch; kind <= MasqueradeAll; kind++ {
+		r := Rule{Kind: kind}
+		if kind == Balance {
+			r.Modulus = modulus(found)
+		}
+		var want []any
+		for _, e := range r.exprs(f) {
+			want = append(want, e)
+		}
+		if describe(want) == have {
+			return r
+		}
+	}
+	return Rule{Foreign: have}
+}
+
+func modulus(found []any) uint32 {
+	for _, e := range found {
+		if n, ok := e.(*expr.Numgen); ok {
+			return n.Modulus
+		}
+	}
+	return 0
+}
+
+// describe writes expressions so that two lists are equal just if their descriptions are.
+func describe(list []any) string {
+	var b strings.Builder
+	for i, e := range list {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		if name, ok := e.(string); ok {
+			b.WriteString(name)
+			continue
+		}
+		fmt.Fprintf(&b, "%s %+v", strings.TrimPrefix(fmt.Sprintf("%T", e), "*expr."), e)
+	}
+	return b.String()
+}

@@ -1,0 +1,254 @@
+package nftables
+
+import (
+	"maps"
+	"net/netip"
+
+	"svcproxy/model"
+	"svcproxy/plan"
+)
+
+// state is what a ruleset is rendered from, with the counts of what several Services share. The elements
+// themselves are rendered again whenever they are needed, since the plan's Services hold all that they say.
+type state struct {
+	config   plan.Config
+	services map[model.ServiceName]*plan.Service
+	refs     refs
+	// elements counts the elements of the sets that have a size.
+	elements map[string]int
+}
+
+// refs counts how many Services need each shared element or chain.
+type refs struct {
+	clusterIPs, hairpins map[netip.Addr]int
+	classes              map[uint32]int
+}
+
+func newRefs() refs {
+	return refs{map[netip.Addr]int{}, map[netip.Addr]int{}, map[uint32]int{}}
+}
+
+// count adds n for each of what a fragment needs.
+func (r refs) count(fr *fragment, n int) {
+	for _, a := range fr.clusterIPs {
+		r.clusterIPs[a] += n
+	}
+	for _, a := range fr.hairpins {
+		r.hairpins[a] += n
+	}
+	for _, c := range fr.classes {
+		r.classes[c] += n
+	}
+}
+
+// merge adds the counts of another.
+func (r refs) merge(o refs) {
+	mergeCounts(r.clusterIPs, o.clusterIPs)
+	mergeCounts(r.hairpins, o.hairpins)
+	mergeCounts(r.classes, o.classes)
+}
+
+func mergeCounts[K comparable](into, from map[K]int) {
+	for k, n := range from {
+		if into[k] += n; into[k] == 0 {
+			delete(into, k)
+		}
+	}
+}
+
+// newState checks that every Service can be rendered, and counts. The error is a *plan.ServiceError.
+func newState(c plan.Config, services map[model.ServiceName]*plan.Service) (*state, error) {
+	st := &state{config: c, services: make(map[model.ServiceName]*plan.Service, len(services)), refs: newRefs(), elements: map[string]int{}}
+	for name, s := range services {
+		if s == nil {
+			continue
+		}
+		fr, err := render(c.Family, s)
+		if err != nil {
+			return nil, err
+		}
+		st.services[name] = s
+		st.refs.count(fr, 1)
+		st.elements[servicesMap] += len(fr.services)
+		st.elements[endpointsMap] += len(fr.endpoints)
+	}
+	st.countShared()
+	return st, nil
+}
+
+func (st *state) countShared() {
+	st.elements[clusterIPsSet] = len(st.refs.clusterIPs)
+	st.elements[hairpinSet] = len(st.refs.hairpins)
+}
+
+// ruleset renders everything.
+func (st *state) ruleset() *Ruleset {
+	r := newRuleset(st.config.Family)
+	for _, spec := range setSpecs(r.Family) {
+		r.Sets[spec.Name] = &Set{SetSpec: spec, Elements: make(map[string]Element, st.elements[spec.Name])}
+	}
+	for _, service := range st.services {
+		if fr, err := render(r.Family, service); err == nil { // newState and change saw to it
+			r.addOwn(fr)
+		}
+	}
+	for a := range st.refs.clusterIPs {
+		r.addClusterIP(a)
+	}
+	for a := range st.refs.hairpins {
+		r.addHairpin(a)
+	}
+	for n := range st.refs.classes {
+		r.addClass(n)
+	}
+	r.addConfig(st.config)
+	for _, s := range r.Sets {
+		s.Size = setSize(s.SetSpec, len(s.Elements))
+	}
+	return r
+}
+
+// addConfig adds what depends on the configuration alone.
+func (r *Ruleset) addConfig(c plan.Config) {
+	for _, el := range intervals(r.Family, c.LocalPods) {
+		r.Sets[podNetsSet].Elements[el.Key] = el.Element
+	}
+	for _, el := range intervals(r.Family, c.ServiceCIDRs) {
+		r.Sets[serviceCIDRsSet].Elements[el.Key] = el.Element
+	}
+	dispatch := []Rule{{Kind: Dispatch}, {Kind: UnknownPort}, {Kind: Unallocated}}
+	masquerade := []Rule{{Kind: MasqueradeHairpin}}
+	switch {
+	case c.MasqueradeAll:
+		masquerade = append(masquerade, Rule{Kind: MasqueradeAll})
+	case len(r.Sets[podNetsSet].Elements) > 0:
+		masquerade = append(masquerade, Rule{Kind: MasqueradeOutside})
+	}
+	nat := func(number uint32, priority int32) Hook { return Hook{Type: "nat", Number: number, Priority: priority} }
+	r.Chains[preroutingChain] = Chain{nat(hookPrerouting, -100), dispatch}
+	r.Chains[outputChain] = Chain{nat(hookOutput, -100), dispatch}
+	r.Chains[postroutingChain] = Chain{nat(hookPostrouting, 100), masquerade}
+	r.Chains[noEndpointsChain] = Chain{Rules: []Rule{{Kind: ResetTCP}, {Kind: Unreachable}}}
+}
+
+// addOwn adds the elements that a Service shares with none.
+func (r *Ruleset) addOwn(fr *fragment) {
+	services, endpoints := r.Sets[servicesMap], r.Sets[endpointsMap]
+	for _, el := range fr.services {
+		services.Elements[el.Key] = el.Element
+	}
+	for _, el := range fr.endpoints {
+		endpoints.Elements[el.Key] = el.Element
+	}
+}
+
+func (r *Ruleset) addClusterIP(a netip.Addr) {
+	r.Sets[clusterIPsSet].Elements[addrKey(a)] = Element{}
+}
+
+func (r *Ruleset) addHairpin(a netip.Addr) {
+	r.Sets[hairpinSet].Elements[hairpinKey(a)] = Element{}
+}
+
+func (r *Ruleset) addClass(n uint32) { r.Chains[balanceChain(n)] = Chain{Rules: balanceRules(n)} }
+
+// step is a change of a state, computed but not yet made.
+type step struct {
+	services map[model.ServiceName]*plan.Service
+	refs     refs
+	elements map[string]int
+	// have and want are the parts of the ruleset, before and after, that the change touches.
+	have, want *Ruleset
+}
+
+// change computes what replacing some Services means, at a cost that grows with those alone. The error is
+// a *plan.ServiceError.
+func (st *state) change(services map[model.ServiceName]*plan.Service) (*step, error) {
+	f := st.config.Family
+	s := &step{services: map[model.ServiceName]*plan.Service{}, refs: newRefs(), elements: map[string]int{},
+		have: newRuleset(f), want: newRuleset(f)}
+	for _, spec := range setSpecs(f) {
+		if !spec.Interval {
+			s.have.addSet(spec)
+			s.want.addSet(spec)
+		}
+	}
+	for name, next := range services {
+		last := st.services[name]
+		if last == next || last != nil && next != nil && last.Equal(next) {
+			continue
+		}
+		s.services[name] = next
+		if last != nil {
+			fr, err := render(f, last)
+			if err != nil {
+				return nil, err
+			}
+			s.replace(s.have, fr, -1)
+		}
+		if next != nil {
+			fr, err := render(f, next)
+			if err != nil {
+				return nil, err
+			}
+			s.replace(s.want, fr, 1)
+		}
+	}
+	s.share(st)
+	return s, nil
+}
+
+// replace takes a Service's elements into one side of the change.
+func (s *step) replace(side *Ruleset, fr *fragment, n int) {
+	side.addOwn(fr)
+	s.refs.count(fr, n)
+	s.elements[servicesMap] += n * len(fr.services)
+	s.elements[endpointsMap] += n * len(fr.endpoints)
+}
+
+// share takes in the shared elements and the chains whose counts change.
+func (s *step) share(st *state) {
+	sides := func(before, after int, add func(*Ruleset)) (grown int) {
+		if before > 0 {
+			add(s.have)
+			grown--
+		}
+		if after > 0 {
+			add(s.want)
+			grown++
+		}
+		return grown
+	}
+	for a, n := range s.refs.clusterIPs {
+		before := st.refs.clusterIPs[a]
+		s.elements[clusterIPsSet] += sides(before, before+n, func(r *Ruleset) { r.addClusterIP(a) })
+	}
+	for a, n := range s.refs.hairpins {
+		before := st.refs.hairpins[a]
+		s.elements[hairpinSet] += sides(before, before+n, func(r *Ruleset) { r.addHairpin(a) })
+	}
+	for c, n := range s.refs.classes {
+		before := st.refs.classes[c]
+		sides(before, before+n, func(r *Ruleset) { r.addClass(c) })
+	}
+}
+
+// adopt makes the change.
+func (st *state) adopt(s *step) {
+	for name, service := range s.services {
+		if service == nil {
+			delete(st.services, name)
+		} else {
+			st.services[name] = service
+		}
+	}
+	st.refs.merge(s.refs)
+	mergeCounts(st.elements, s.elements)
+}
+
+// with returns the Services after a change.
+func (st *state) with(services map[model.ServiceName]*plan.Service) map[model.ServiceName]*plan.Service {
+	all := maps.Clone(st.services)
+	maps.Copy(all, services)
+	return all
+}
