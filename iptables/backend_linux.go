@@ -1,0 +1,274 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"svcproxy/model"
+	"svcproxy/plan"
+)
+
+// Options choose what a Backend programs.
+type Options struct {
+	Family model.Family
+	// NetNS is the path of a network namespace; empty means the caller's own.
+	NetNS string
+	// Binary is the IPv4 program, such as "iptables-legacy" or "iptables-nft", where "iptables" is not
+	// meant. The IPv6 program's name follows from it.
+	Binary string
+	// Log is nil where nothing is to be logged.
+	Log *zap.Logger
+	// CanaryPeriod is the time between two looks at the canary chains; 0 means 4 seconds.
+	CanaryPeriod time.Duration
+}
+
+// defaultCanaryPeriod leaves a second of five for the look itself, which on the legacy kernel API reads the
+// whole table.
+const defaultCanaryPeriod = 4 * time.Second
+
+// Backend programs one IP family through iptables.
+type Backend struct {
+	kernel   *kernel
+	log      *zap.Logger
+	features features
+	period   time.Duration
+	// acknowledged is what the kernel took last, nil before the first full change.
+	acknowledged *state
+	// programmed tells Watch that there are canaries to look at.
+	programmed atomic.Bool
+}
+
+// New returns a Backend. It changes no rules. Its error is ErrUnavailable where the node lacks a program or
+// a part of the kernel, and ErrPermission where the process lacks a capability.
+func New(o Options) (*Backend, error) {
+	k, err := openKernel(o.Family, o.NetNS, o.Binary)
+	if err != nil {
+		return nil, err
+	}
+	f, err := k.features()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{kernel: k, log: o.Log, features: f, period: o.CanaryPeriod}
+	if b.log == nil {
+		b.log = zap.NewNop()
+	}
+	if b.period == 0 {
+		b.period = defaultCanaryPeriod
+	}
+	return b, nil
+}
+
+// Apply brings a change into the kernel with one transaction a table; a third one if in the same change
+// some Services lose all endpoints and others get their first. Its error is a *plan.ServiceError or a
+// *plan.RefusedError where a Service may be at fault. Of a refused transaction the kernel took nothing.
+func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error) {
+	if c.Full {
+		return b.applyFull(ctx, c)
+	}
+	if b.acknowledged == nil {
+		return plan.Result{}, errors.New("the first change must be a full one")
+	}
+	p, err := b.acknowledged.step(c.Services)
+	if err != nil {
+		return plan.Result{}, err
+	}
+	nat := diff(tableNAT, p.base, p.want, nil)
+	base := &Table{Chains: map[string][]Rule{}}
+	dispatch(p.rejected, base.Chains)
+	filter := func(rejects []Rule) map[string][]Rule {
+		chains := map[string][]Rule{}
+		dispatch(rejects, chains)
+		return chains
+	}
+	result, err := b.write(ctx, order(base, filter, p.rejected, p.rejects, nat))
+	if err != nil {
+		return plan.Result{}, err
+	}
+	b.acknowledged.commit(p)
+	return result, nil
+}
+
+// applyFull makes the kernel equal to a whole plan, whatever it holds.
+func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, error) {
+	next, err := newState(c.Config, b.features, b.held(c))
+	if err != nil {
+		return plan.Result{}, err
+	}
+	defer next.forget()
+	want := next.ruleset()
+	observed, err := b.kernel.observe(ctx)
+	if err != nil {
+		return plan.Result{}, fmt.Errorf("read back: %w", err)
+	}
+	var result plan.Result
+	if b.acknowledged != nil {
+		if result.Drift, result.Example, err = b.drift(next, want, observed); err != nil {
+			return plan.Result{}, err
+		}
+	}
+	jumps, err := b.jump(observed, want)
+	if err != nil {
+		return plan.Result{}, err
+	}
+	written, err := b.write(ctx, replace(observed, want, next.rejects))
+	if err != nil {
+		return plan.Result{}, err
+	}
+	result.Writes = jumps + written.Writes
+	b.acknowledged = next
+	b.programmed.Store(true)
+	return result, nil
+}
+
+// held returns the Services of a full change, and those that keep what was acknowledged for them.
+func (b *Backend) held(c plan.Change) map[model.ServiceName]*plan.Service {
+	services := maps.Clone(c.Services)
+	maps.DeleteFunc(services, func(_ model.ServiceName, s *plan.Service) bool { return s == nil })
+	if services == nil {
+		services = map[model.ServiceName]*plan.Service{}
+	}
+	if b.acknowledged != nil {
+		for name := range c.Hold {
+			if s := b.acknowledged.services[name]; s != nil {
+				services[name] = s
+			}
+		}
+	}
+	return services
+}
+
+// drift compares what the kernel holds with what it took last, which is what it is to hold now unless the
+// plan has changed since.
+func (b *Backend) drift(next *state, want, observed *Ruleset) (int, string, error) {
+	last := b.acknowledged
+	if last.config.Equal(next.config) && maps.Equal(last.services, next.services) {
+		n, example := drift(want, observed)
+		return n, example, nil
+	}
+	again, err := newState(last.config, last.features, last.services)
+	if err != nil {
+		return 0, "", fmt.Errorf("render what was acknowledged: %w", err)
+	}
+	n, example := drift(again.ruleset(), observed)
+	return n, example, nil
+}
+
+// jump makes sure of the rules in built-in chains. It comes before the tables fill up, as each takes a
+// process that on the legacy kernel API reads and writes the whole table.
+func (b *Backend) jump(observed, want *Ruleset) (written int, err error) {
+	for _, name := range tableNames {
+		missing, _ := jumpDiff(observed.table(name).Jumps, want.table(name).Jumps)
+		// Each goes to the front, so the last one comes first.
+		for _, j := range slices.Backward(missing) {
+			if err := b.kernel.jump(name, j); err != nil {
+				return written, err
+			}
+			written++
+		}
+	}
+	return written, nil
+}
+
+// replace returns the transactions that turn what was observed into what is wanted.
+func replace(observed, want *Ruleset, rejects []Rule) []delta {
+	filter := func(rejects []Rule) map[string][]Rule {
+		chains := maps.Clone(want.Filter.Chains)
+		maps.DeleteFunc(chains, func(name string, _ []Rule) bool { return !sharedChains[name] })
+		dispatch(rejects, chains)
+		return chains
+	}
+	nat := diff(tableNAT, observed.NAT.Chains, want.NAT.Chains, observed.NAT.foreign)
+	nat.unlink(&observed.NAT)
+	deltas := order(&observed.Filter, filter, observed.rejects(), rejects, nat)
+	for i := range deltas {
+		if deltas[i].table == tableFilter {
+			deltas[i].unlink(&observed.Filter)
+			break
+		}
+	}
+	return deltas
+}
+
+// write runs the transactions.
+func (b *Backend) write(ctx context.Context, deltas []delta) (plan.Result, error) {
+	var result plan.Result
+	if len(deltas) == 0 {
+		return result, nil
+	}
+	var input []byte
+	for i := range deltas {
+		input = deltas[i].appendText(input)
+		result.Writes += deltas[i].rules
+	}
+	b.log.Debug("iptables-restore", zap.Stringer("family", b.kernel.family), zap.Int("transactions", len(deltas)),
+		zap.Int("rules", result.Writes), zap.Int("bytes", len(input)))
+	return result, b.kernel.restore(ctx, input)
+}
+
+// Watch looks at the canary chains and calls drifted when one is gone, as it is after somebody has flushed
+// a table, until ctx ends. Single rules are compared by a full change only. The error is that of iptables
+// when it failed three times in a row.
+func (b *Backend) Watch(ctx context.Context, drifted func(what string)) error {
+	ticker := time.NewTicker(b.period)
+	defer ticker.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if !b.programmed.Load() {
+			continue
+		}
+		dead, err := b.deadCanary()
+		switch {
+		case err == nil:
+			failures = 0
+		case ctx.Err() != nil:
+			return nil
+		default:
+			if failures++; failures == 3 {
+				return fmt.Errorf("look for flushed tables: %w", err)
+			}
+			b.log.Warn("looking for flushed tables failed", zap.Error(err))
+		}
+		if dead != "" {
+			drifted(fmt.Sprintf("table %s of %s was flushed: chain %s is gone or empty", dead, b.kernel.family, chainCanary))
+		}
+	}
+}
+
+// deadCanary returns the first table whose canary is gone, or "".
+func (b *Backend) deadCanary() (table string, err error) {
+	for _, table := range tableNames {
+		alive, err := b.kernel.canary(table)
+		if err != nil {
+			return "", err
+		}
+		if !alive {
+			return table, nil
+		}
+	}
+	return "", nil
+}
+
+// Close releases nothing, as a Backend holds nothing open; what is programmed stays.
+func (b *Backend) Close() error { return nil }
+
+// Observe reads back what the kernel holds for the Service proxy, be it svcproxy's or kube-proxy's.
+func Observe(ctx context.Context, o Options) (*Ruleset, error) {
+	k, err := openKernel(o.Family, o.NetNS, o.Binary)
+	if err != nil {
+		return nil, err
+	}
+	return k.observe(ctx)
+}

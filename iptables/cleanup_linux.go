@@ -1,0 +1,54 @@
+package iptables
+
+import (
+	"context"
+	"maps"
+	"slices"
+)
+
+// Cleanup removes what svcproxy programmed and nothing else. Its canary tells which tables it programmed;
+// where kube-proxy has taken over since, which its own canary tells, the chains are kube-proxy's now and
+// only svcproxy's canary goes. A chain that rules of others still lead to is emptied and stays.
+func Cleanup(ctx context.Context, o Options) error {
+	k, err := openKernel(o.Family, o.NetNS, o.Binary)
+	if err != nil {
+		return err
+	}
+	observed, err := k.observe(ctx)
+	if err != nil {
+		return err
+	}
+	var input []byte
+	for _, name := range tableNames {
+		if d := cleanup(observed.table(name)); !d.empty() {
+			input = d.appendText(input)
+		}
+	}
+	if len(input) == 0 {
+		return nil
+	}
+	return k.restore(ctx, input)
+}
+
+// cleanup returns what removes svcproxy's share of a table.
+func cleanup(t *Table) delta {
+	if _, ours := t.Chains[chainCanary]; !ours {
+		return delta{table: t.Name}
+	}
+	base := t.Chains
+	if _, theirs := t.Chains[chainKubeProxyCanary]; theirs {
+		base = maps.Clone(base)
+		maps.DeleteFunc(base, func(name string, _ []Rule) bool { return name != chainCanary })
+	}
+	d := diff(t.Name, base, nil, t.foreign)
+	d.unlink(t)
+	return d
+}
+
+// Programmed tells whether svcproxy's rules are in any table, as its canaries tell.
+func (r *Ruleset) Programmed() bool {
+	return slices.ContainsFunc(tableNames, func(name string) bool {
+		_, ours := r.table(name).Chains[chainCanary]
+		return ours
+	})
+}

@@ -1,0 +1,227 @@
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
+
+	"svcproxy/model"
+)
+
+// lockWait is for how many seconds a program of iptables waits for the lock that the legacy kernel API
+// needs.
+const lockWait = 5
+
+// kernel runs the programs of iptables in a network namespace.
+type kernel struct {
+	family model.Family
+	netns  string
+	binary string
+	ipt    *goiptables.IPTables
+}
+
+// openKernel finds the programs and makes sure that the kernel has what they need.
+func openKernel(f model.Family, netns, binary string) (*kernel, error) {
+	k := &kernel{family: f, netns: netns, binary: binary}
+	if k.binary == "" {
+		k.binary = "iptables"
+	}
+	proto := goiptables.ProtocolIPv4
+	if f == model.IPv6 {
+		k.binary = "ip6" + strings.TrimPrefix(k.binary, "ip")
+		proto = goiptables.ProtocolIPv6
+	}
+	for _, program := range []string{k.binary, k.binary + "-save", k.binary + "-restore"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return nil, fmt.Errorf("%w for %s: %w; the Debian package is iptables", ErrUnavailable, f, err)
+		}
+	}
+	var err error
+	if k.ipt, err = goiptables.New(goiptables.IPFamily(proto), goiptables.Path(k.binary), goiptables.Timeout(lockWait)); err != nil {
+		return nil, fmt.Errorf("%w for %s: %s: %w", ErrUnavailable, f, k.binary, err)
+	}
+	return k, k.probe()
+}
+
+// probe asks for the tables, since a kernel may lack the module of the NAT table alone.
+func (k *kernel) probe() error {
+	return k.do(func() error {
+		if k.family == model.IPv6 {
+			if err := probeIPv6(); err != nil {
+				return err
+			}
+		}
+		for _, table := range tableNames {
+			if _, err := k.ipt.ChainExists(table, "OUTPUT"); err != nil {
+				return fmt.Errorf("%s: table %s: %w", k.family, table, k.explain(err))
+			}
+		}
+		return nil
+	})
+}
+
+// probeIPv6 tells whether the network namespace has IPv6.
+func probeIPv6() error {
+	const path = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w for IPv6: the kernel has no IPv6 (%s is missing)", ErrUnavailable, path)
+	case err != nil:
+		return fmt.Errorf("is IPv6 enabled: %w", err)
+	case strings.TrimSpace(string(text)) != "0":
+		return fmt.Errorf("%w for IPv6: it is disabled (net.ipv6.conf.all.disable_ipv6)", ErrUnavailable)
+	}
+	return nil
+}
+
+// explain gives an error of go-iptables its meaning.
+func (k *kernel) explain(err error) error {
+	if cause := symptom(err.Error()); cause != nil {
+		return fmt.Errorf("%w (%w)", cause, err)
+	}
+	return err
+}
+
+// features reads what the ruleset depends on.
+func (k *kernel) features() (features, error) {
+	f := features{randomFully: k.ipt.HasRandomFully()}
+	return f, k.do(func() error {
+		text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
+		f.liberal = err == nil && strings.TrimSpace(string(text)) != "0"
+		return nil
+	})
+}
+
+// observe reads the ruleset back.
+func (k *kernel) observe(ctx context.Context) (*Ruleset, error) {
+	var text bytes.Buffer
+	for _, table := range tableNames {
+		var stderr bytes.Buffer
+		cmd := exec.CommandContext(ctx, k.binary+"-save", "-t", table)
+		cmd.Stdout, cmd.Stderr = &text, &stderr
+		if err := k.do(cmd.Run); err != nil {
+			err = fmt.Errorf("%s -t %s: %w: %s", cmd.Path, table, err, strings.TrimSpace(stderr.String()))
+			return nil, k.explain(err)
+		}
+	}
+	r, err := Parse(k.family, text.String())
+	if err != nil {
+		return nil, fmt.Errorf("%s-save: %w", k.binary, err)
+	}
+	return r, nil
+}
+
+// restore applies transactions, one for each COMMIT of the input.
+func (k *kernel) restore(ctx context.Context, input []byte) error {
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, k.binary+"-restore", "--wait", strconv.Itoa(lockWait), "--noflush")
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
+	err := k.do(cmd.Run)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s-restore: %w", k.binary, ctx.Err())
+	case errors.As(err, &exit) && exit.Exited():
+		return refused(fmt.Errorf("%s-restore: %w", k.binary, err), stderr.String(), input)
+	}
+	return fmt.Errorf("%s-restore: %w: %s", k.binary, err, strings.TrimSpace(stderr.String()))
+}
+
+// jump makes sure of a rule in a built-in chain, in front of the others.
+func (k *kernel) jump(table string, j Jump) error {
+	err := k.do(func() error {
+		exists, err := k.ipt.ChainExists(table, j.Rule.Target)
+		if err == nil && !exists {
+			err = k.ipt.NewChain(table, j.Rule.Target)
+		}
+		if err != nil {
+			return err
+		}
+		return k.ipt.InsertUnique(table, j.From, 1, j.Rule.args()...)
+	})
+	if err != nil {
+		return fmt.Errorf("table %s: jump from %s to %s: %w", table, j.From, j.Rule.Target, k.explain(err))
+	}
+	return nil
+}
+
+// canary tells whether the canary of a table is alive.
+func (k *kernel) canary(table string) (alive bool, err error) {
+	err = k.do(func() error {
+		rules, err := k.ipt.List(table, chainCanary)
+		var failed *goiptables.Error
+		if errors.As(err, &failed) && missing(failed) {
+			return nil
+		}
+		// The first line declares the chain.
+		alive = len(rules) > 1
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("table %s: chain %s: %w", table, chainCanary, k.explain(err))
+	}
+	return alive, nil
+}
+
+// missing tells whether iptables found no such chain. go-iptables knows only some of the words for it.
+func missing(err *goiptables.Error) bool {
+	return err.IsNotExist() || err.ExitStatus() == 1 && symptom(err.Error()) == nil
+}
+
+// do calls f in the network namespace. Processes that f starts itself, and not through another goroutine,
+// are in it too.
+func (k *kernel) do(f func() error) error {
+	if k.netns == "" {
+		return f()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		err := inNetNS(k.netns, f)
+		if err == nil || !errors.Is(err, errStuck) {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// errStuck says that a thread could not leave a network namespace. Such a thread must not run other
+// goroutines: as long as it stays locked, it ends with its goroutine.
+var errStuck = errors.New("the thread is stuck in the network namespace")
+
+// inNetNS calls f on this thread in the network namespace of a path.
+func inNetNS(path string, f func() error) (err error) {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("network namespace of this thread: %w", err)
+	}
+	defer home.Close()
+	target, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	defer target.Close()
+	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", path, err)
+	}
+	defer func() {
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			err = errors.Join(err, fmt.Errorf("%w %s: %w", errStuck, path, back))
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,222 @@
+package iptables
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"svcproxy/model"
+)
+
+// Targets that end a rule, besides the names of chains.
+const (
+	targetAccept     = "ACCEPT"
+	targetDNAT       = "DNAT"
+	targetDrop       = "DROP"
+	targetMark       = "MARK"
+	targetMasquerade = "MASQUERADE"
+	targetReject     = "REJECT"
+	targetReturn     = "RETURN"
+)
+
+// CTState is a set of connection tracking states.
+type CTState uint8
+
+// The states, in the order in which iptables-save prints them.
+const (
+	StateInvalid CTState = 1 << iota
+	StateNew
+	StateRelated
+	StateEstablished
+	StateUntracked
+	StateSNAT
+	StateDNAT
+)
+
+var stateNames = []string{"INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT"}
+
+// String returns the states as iptables-save prints them, such as "RELATED,ESTABLISHED".
+func (s CTState) String() string {
+	var names []string
+	for i, name := range stateNames {
+		if s&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// Mark is a packet mark and the bits of it that count.
+type Mark struct {
+	Value, Mask uint32
+}
+
+// String returns the mark as iptables-save prints it.
+func (m Mark) String() string {
+	return "0x" + strconv.FormatUint(uint64(m.Value), 16) + "/0x" + strconv.FormatUint(uint64(m.Mask), 16)
+}
+
+// ProbabilityOne is a probability of 1. The kernel keeps 31 bits of it (xt_statistic).
+const ProbabilityOne Probability = 1 << 31
+
+// Probability is a rule's chance to match, in units of 2^-31. Zero stands for a rule without one, which
+// always matches.
+type Probability uint32
+
+// probabilityOneIn returns the probability of 1/n as the kernel keeps it.
+func probabilityOneIn(n int) Probability {
+	return Probability((uint64(ProbabilityOne) + uint64(n)/2) / uint64(n))
+}
+
+// Float returns the probability as a fraction of 1.
+func (p Probability) Float() float64 { return float64(p) / float64(ProbabilityOne) }
+
+// String returns the probability as iptables-save prints it, with 11 decimals, which is enough to read back
+// the same value.
+func (p Probability) String() string { return strconv.FormatFloat(p.Float(), 'f', 11, 64) }
+
+// Rule is one rule. Rules compare with ==: two are equal if they do the same and carry the same comment,
+// however they were written.
+type Rule struct {
+	// Source and Dest match addresses; the zero Prefix matches all. NotSource inverts the match.
+	Source, Dest netip.Prefix
+	NotSource    bool
+	// NotMark inverts the match of the mark.
+	NotMark bool
+	// Protocol is 0 where it does not count, and so is DestPort.
+	Protocol model.Protocol
+	State    CTState
+	DestPort uint16
+	// Mark matches the packet's mark if its mask is not 0.
+	Mark        Mark
+	Probability Probability
+	// RandomFully is an option of MASQUERADE.
+	RandomFully bool
+	// CommentLast says that the comment was written after the connection tracking state. The kernel keeps
+	// the order, and `iptables --check` of the legacy kernel API finds only what has the same.
+	CommentLast bool
+	Comment     string
+	// Target is a chain or one of iptables' own targets, or empty. Goto says that the chain does not return.
+	Target string
+	Goto   bool
+	// To is where DNAT leads.
+	To netip.AddrPort
+	// SetMark is what MARK does: it clears the bits of the mask and then inverts those of the value.
+	SetMark Mark
+	// Other holds the matches that were read and that no field holds, and Options those of the target.
+	Other, Options string
+}
+
+// append appends the rule without its chain, in the order in which iptables-save prints it.
+func (r *Rule) append(b []byte) []byte {
+	if r.Source.IsValid() {
+		if r.NotSource {
+			b = append(b, " !"...)
+		}
+		b = r.Source.AppendTo(append(b, " -s "...))
+	}
+	if r.Dest.IsValid() {
+		b = r.Dest.AppendTo(append(b, " -d "...))
+	}
+	protocol := protocolName(r.Protocol)
+	if protocol != "" {
+		b = append(append(b, " -p "...), protocol...)
+	}
+	if r.CommentLast {
+		b = r.appendState(b)
+	}
+	if r.Comment != "" {
+		b = appendQuoted(append(b, " -m comment --comment "...), r.Comment)
+	}
+	if protocol != "" {
+		b = append(append(b, " -m "...), protocol...)
+	}
+	if r.DestPort != 0 {
+		b = strconv.AppendUint(append(b, " --dport "...), uint64(r.DestPort), 10)
+	}
+	if r.Mark.Mask != 0 {
+		b = append(b, " -m mark"...)
+		if r.NotMark {
+			b = append(b, " !"...)
+		}
+		b = append(append(b, " --mark "...), r.Mark.String()...)
+	}
+	if !r.CommentLast {
+		b = r.appendState(b)
+	}
+	if r.Probability != 0 {
+		b = append(b, " -m statistic --mode random --probability "...)
+		b = strconv.AppendFloat(b, r.Probability.Float(), 'f', 11, 64)
+	}
+	if r.Other != "" {
+		b = append(append(b, ' '), r.Other...)
+	}
+	return r.appendTarget(b)
+}
+
+func (r *Rule) appendState(b []byte) []byte {
+	if r.State == 0 {
+		return b
+	}
+	return append(append(b, " -m conntrack --ctstate "...), r.State.String()...)
+}
+
+func (r *Rule) appendTarget(b []byte) []byte {
+	if r.Target == "" {
+		return b
+	}
+	verb := " -j "
+	if r.Goto {
+		verb = " -g "
+	}
+	b = append(append(b, verb...), r.Target...)
+	switch r.Target {
+	case targetDNAT:
+		if r.To.IsValid() {
+			b = r.To.AppendTo(append(b, " --to-destination "...))
+		}
+	case targetMark:
+		b = append(append(b, " --set-xmark "...), r.SetMark.String()...)
+	case targetMasquerade:
+		if r.RandomFully {
+			b = append(b, " --random-fully"...)
+		}
+	case targetReject:
+		if r.Options == "" {
+			b = append(append(b, " --reject-with "...), rejectWith(r.Dest)...)
+		}
+	}
+	if r.Options != "" {
+		b = append(append(b, ' '), r.Options...)
+	}
+	return b
+}
+
+// rejectWith returns what REJECT answers with unless it is told otherwise, as iptables-save prints it.
+func rejectWith(dest netip.Prefix) string {
+	if dest.Addr().Is6() {
+		return "icmp6-port-unreachable"
+	}
+	return "icmp-port-unreachable"
+}
+
+// args returns the rule as arguments of the iptables command.
+func (r *Rule) args() []string {
+	fields, _ := split(nil, string(r.append(nil)))
+	return fields
+}
+
+// protocolName returns the name by which iptables knows a protocol, and "" for 0.
+func protocolName(p model.Protocol) string {
+	switch p {
+	case 0:
+		return ""
+	case model.TCP:
+		return "tcp"
+	case model.UDP:
+		return "udp"
+	case model.SCTP:
+		return "sctp"
+	}
+	return strconv.Itoa(int(p))
+}
