@@ -39,7 +39,7 @@ func (n *Node) AddHost(cfg HostConfig) (*Host, error) {
 	if cfg.Name == "" || n.hosts[cfg.Name] != nil {
 		return nil, fmt.Errorf("host name %q is empty or taken", cfg.Name)
 	}
-	netns, err := newQuietNetns()
+	netns, err := NewNetns()
 	if err != nil {
 		return nil, fmt.Errorf("host %s: %w", cfg.Name, err)
 	}

@@ -55,7 +55,7 @@ type Isolation struct {
 // kernel allows that, and XTABLES_LOCKFILE keeps iptables off the machine's lock.
 //
 // Signals are passed on, once each, as the program inside is in a process group of
-// its own. When it or this process ends, for whatever reason, the kernel kills
+// its own; so it can write to a terminal, but not read from one. When it or this process ends, for whatever reason, the kernel kills
 // everything that was started inside and drops the namespaces.
 func Isolate(cfg Isolation) (exitCode int, err error) {
 	outer, err := os.Readlink(threadNetns)

@@ -147,6 +147,24 @@ func TestKillingTheProgramRemovesNodePodsAndProcesses(t *testing.T) {
 	}
 }
 
+// In a container whose runtime hides parts of /proc, the kernel refuses a new one to
+// a user namespace; numbers in /proc are then not those that getpid returns.
+func TestIsolationWorksWithTheProcOfAnotherNamespace(t *testing.T) {
+	nstest.Require(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tests = "^(TestRemovedPodLeavesNothingOnTheNode|TestProcessInAPodSeesOnlyItsOwnInterfaces)$"
+	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c",
+		`mount -t tmpfs none /proc/fs && exec "$0" -test.v -test.run="$1"`, exe, tests)
+	cmd.Env = append(os.Environ(), nstest.UserNamespaceEnv+"=1", "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Count(string(out), "--- PASS") != 2 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // watch puts one end of a veth pair into the namespace, which the kernel deletes
 // with it, and returns a check that the namespace and its processes are gone.
 func watch(t *testing.T, id string) (gone func() error) {

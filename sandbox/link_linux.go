@@ -4,10 +4,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,23 +26,6 @@ func HasIPv6() bool {
 // the interface is for, so that it is the same in every run.
 func interfaceName(prefix, of string) string {
 	return fmt.Sprintf("%s%x", prefix, sha256.Sum256([]byte(of)))[:12]
-}
-
-// newQuietNetns makes a namespace whose IPv6 addresses can be used at once, without
-// the second that duplicate address detection takes.
-func newQuietNetns() (*Netns, error) {
-	ns, err := NewNetns()
-	if err != nil {
-		return nil, err
-	}
-	for _, scope := range []string{"all", "default"} {
-		err := ns.SetSysctl("net/ipv6/conf/"+scope+"/accept_dad", "0")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			ns.Close()
-			return nil, err
-		}
-	}
-	return ns, nil
 }
 
 // end is one interface of a link, and what wires it up.
@@ -73,6 +56,9 @@ func newVeth(handle *netlink.Handle, name string, inner *Netns, mtu int) (outer 
 	if outer, err = linkUp(handle, name); err == nil {
 		peer, err = linkUp(innerHandle, podInterface)
 	}
+	if err == nil {
+		err = errors.Join(outer.waitUntilUp(), peer.waitUntilUp())
+	}
 	if err != nil {
 		innerHandle.Close()
 		return outer, peer, err
@@ -91,7 +77,32 @@ func linkUp(handle *netlink.Handle, name string) (end, error) {
 	return end{handle: handle, link: link}, nil
 }
 
-// addAddr gives the interface an address that is usable at once.
+// waitUntilUp returns when the interface carries packets. The kernel learns of a
+// new link asynchronously and drops what is sent before; neighbour discovery and
+// TCP would repeat it only a second later.
+func (e end) waitUntilUp() error {
+	err := settled(func() (bool, error) {
+		link, err := e.handle.LinkByIndex(e.link.Attrs().Index)
+		return err == nil && link.Attrs().OperState == netlink.OperUp, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait until interface %s is up: %w", e.link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// settled polls until the kernel has finished what it does asynchronously.
+func settled(done func() (bool, error)) error {
+	const patience = 5 * time.Second
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("not within %v", patience)
+}
+
+// addAddr gives the interface an address, usable when addAddr returns.
 func (e end) addAddr(prefix netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: ipNet(prefix)}
 	if prefix.Addr().Is6() {
@@ -100,7 +111,26 @@ func (e end) addAddr(prefix netip.Prefix) error {
 	if err := e.handle.AddrAdd(e.link, addr); err != nil {
 		return fmt.Errorf("add address %s to %s: %w", prefix, e.link.Attrs().Name, err)
 	}
+	if prefix.Addr().Is4() {
+		return nil
+	}
+	if err := settled(func() (bool, error) { return e.answersFor(prefix.Addr()) }); err != nil {
+		return fmt.Errorf("wait for address %s on %s: %w", prefix, e.link.Attrs().Name, err)
+	}
 	return nil
+}
+
+// answersFor tells whether the interface answers neighbour discovery for an IPv6
+// address. Even without duplicate address detection the kernel leaves it to a
+// worker to join the multicast group and then, last, to add the local route.
+func (e end) answersFor(addr netip.Addr) (bool, error) {
+	routes, err := e.handle.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{
+		Table: unix.RT_TABLE_LOCAL, LinkIndex: e.link.Attrs().Index, Dst: ipNet(single(addr)),
+	}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false, nil
+	}
+	return len(routes) > 0, err
 }
 
 // addRoute makes to reachable through the interface: by the router via, or directly

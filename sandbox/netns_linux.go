@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,8 +29,9 @@ type Netns struct {
 	fd int // -1 once closed
 }
 
-// NewNetns makes an empty network namespace whose loopback interface is up. The
-// calling goroutine stays in its own.
+// NewNetns makes an empty network namespace. Its loopback interface is up, and IPv6
+// addresses need not wait for duplicate address detection. The calling goroutine
+// stays in its own.
 func NewNetns() (*Netns, error) {
 	ns := &Netns{fd: -1}
 	err := onThread(func() error {
@@ -41,6 +43,9 @@ func NewNetns() (*Netns, error) {
 			return fmt.Errorf("open the new network namespace: %w", err)
 		}
 		ns.fd = fd
+		if err := skipAddressDetection(); err != nil {
+			return err
+		}
 		return loopbackUp()
 	})
 	if err != nil {
@@ -296,6 +301,18 @@ func killIfIn(dir, id string) bool {
 		return false
 	}
 	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+}
+
+// skipAddressDetection spares each new IPv6 address the second in which the kernel
+// looks for a duplicate; two ends of a veth pair have none.
+func skipAddressDetection() error {
+	for _, scope := range []string{"all", "default"} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/accept_dad", []byte("0"), 0o644)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("switch duplicate address detection off: %w", err)
+		}
+	}
+	return nil
 }
 
 func loopbackUp() error {

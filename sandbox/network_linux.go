@@ -33,7 +33,7 @@ func DefaultRouters() []netip.Prefix {
 
 // NewNetwork makes a segment with these router addresses, at most one a family.
 func NewNetwork(routers []netip.Prefix) (_ *Network, err error) {
-	netns, err := newQuietNetns()
+	netns, err := NewNetns()
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +90,9 @@ func (n *Network) attach(name string, inner *Netns, addrs []netip.Addr, mtu int)
 	}()
 	if err := n.handle.LinkSetMaster(outer.link, n.bridge.link); err != nil {
 		return end{}, fmt.Errorf("plug into the network: %w", err)
+	}
+	if err := n.bridge.waitUntilUp(); err != nil {
+		return end{}, err
 	}
 	for _, addr := range addrs {
 		router, _ := n.routerOf(addr)

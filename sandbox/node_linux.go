@@ -59,7 +59,7 @@ func NewNode(cfg NodeConfig) (_ *Node, err error) {
 	if cfg.Gateways == nil {
 		cfg.Gateways = addrsOrIPv4("10.244.0.1", "fd00:10:244::1")
 	}
-	netns, err := newQuietNetns()
+	netns, err := NewNetns()
 	if err != nil {
 		return nil, fmt.Errorf("node %s: %w", cfg.Name, err)
 	}

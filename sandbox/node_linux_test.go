@@ -343,6 +343,10 @@ func TestStartRunsInASessionOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestOrdinaryUserHasNodesAndPods(t *testing.T) {
+	nstest.Unprivileged(t, "^(TestPodsReach.*|TestNodeHas.*|TestHostOutside.*|TestRemovedPod.*|TestRejectReaches.*)$")
+}
+
 func lines(s string) []string {
 	var out []string
 	for line := range strings.Lines(s) {

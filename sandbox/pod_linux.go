@@ -42,7 +42,7 @@ func (n *Node) AddPod(cfg PodConfig) (*Pod, error) {
 	if err := n.admit(cfg); err != nil {
 		return nil, fmt.Errorf("pod %s: %w", cfg.Name, err)
 	}
-	netns, err := newQuietNetns()
+	netns, err := NewNetns()
 	if err != nil {
 		return nil, fmt.Errorf("pod %s: %w", cfg.Name, err)
 	}

@@ -82,6 +82,46 @@ func New(t testing.TB) *NS {
 	return &NS{netns}
 }
 
+// Unprivileged runs the tests whose names match the pattern (as in go test -run)
+// once more, as an ordinary user, and fails the test if they fail or if there are
+// none. It does nothing where no second user exists because the tests already run
+// as an ordinary one.
+func Unprivileged(t testing.TB, pattern string) {
+	t.Helper()
+	Require(t)
+	const nobody = 65534
+	if !userExists(t, nobody) {
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run="+pattern)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("\n--- PASS")) {
+		t.Fatalf("as user %d: %v\n%s", nobody, err, out)
+	}
+}
+
+// userExists tells whether this user namespace maps the user.
+func userExists(t testing.TB, uid int) bool {
+	t.Helper()
+	ranges, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(ranges)) {
+		var first, outside, size int
+		if _, err := fmt.Sscan(line, &first, &outside, &size); err != nil {
+			t.Fatalf("/proc/self/uid_map: %q: %v", line, err)
+		}
+		if first <= uid && uid-first < size {
+			return true
+		}
+	}
+	return false
+}
+
 // Run runs a program inside and returns its standard output. A program that fails
 // fails the test, with all that it printed.
 func (n *NS) Run(t testing.TB, name string, args ...string) string {
