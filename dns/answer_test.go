@@ -263,8 +263,9 @@ func TestOneServiceThatDNSCannotNameLeavesTheOthers(t *testing.T) {
 		"spec.ports[1].protocol: ":      {Name: named("default", "a"), ClusterIPs: addrs("10.96.0.2"), Ports: []model.ServicePort{port("x", model.TCP, 1), port("y", 1, 1)}},
 		"endpoints[0].hostname: ":       {Name: named("default", "a"), Endpoints: []Endpoint{{Addr: addr("10.0.0.1"), Hostname: "-x"}}},
 		"endpoints[0].addresses: ":      {Name: named("default", "a"), Endpoints: []Endpoint{{}}},
+		"spec.ports[0].name: \"yyy":     {Name: named("default", "a"), ClusterIPs: addrs("10.96.0.2"), Ports: []model.ServicePort{port(strings.Repeat("y", 63), model.TCP, 1)}},
 		"endpoints[0].ports[0].name: ":  {Name: named("default", "a"), Endpoints: []Endpoint{{Addr: addr("10.0.0.1"), Ports: []model.ServicePort{port("é", model.TCP, 1)}}}},
-		"metadata.name: names under":    {Name: named(long, long), Endpoints: []Endpoint{{Addr: addr("10.0.0.1"), Hostname: long, Ports: []model.ServicePort{port(long, model.TCP, 1)}}}},
+		"metadata.name: names under":    {Name: named(long, long), Endpoints: []Endpoint{{Addr: addr("10.0.0.1"), Hostname: long, Ports: []model.ServicePort{port(long[1:], model.TCP, 1)}}}},
 		`"default/kubernetes": listed `: good,
 	} {
 		z, problems, err := NewZone(Config{Domain: "cluster.local." + strings.Repeat("y", 50)}, []Service{good, bad})

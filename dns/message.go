@@ -96,4 +96,5 @@ func fit(reply *mdns.Msg, limit int) {
 		}
 	}
 	reply.Truncate(limit)
+	reply.Compress = true // which Truncate undoes where it was not needed
 }

@@ -31,7 +31,7 @@ func (z *Zone) addService(name string, s *Service) {
 
 func (z *Zone) addClusterIP(name string, s *Service) {
 	z.addAddresses(name, s.ClusterIPs)
-	for _, a := range s.ClusterIPs {
+	for _, a := range distinct(s.ClusterIPs) {
 		z.addPTR(a, name)
 	}
 	var targets []srvTarget
@@ -101,9 +101,9 @@ func (z *Zone) addAddresses(name string, addrs []netip.Addr) {
 	}
 }
 
-// addPTR adds a PTR record. An address outside the zones of reverse names is a zone of its own.
+// addPTR adds a PTR record for an address that distinct gave. An address outside the zones of reverse names is a zone of its own.
 func (z *Zone) addPTR(a netip.Addr, target string) {
-	name := arpaName(a.Unmap())
+	name := arpaName(a)
 	if _, ok := z.apex(name); !ok {
 		z.addApex(name)
 	}

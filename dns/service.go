@@ -74,7 +74,8 @@ func (s *Service) check() error {
 
 func (s *Service) checkPorts(field string, ports []model.ServicePort) error {
 	for i, p := range ports {
-		if p.Name != "" && !isLabel(p.Name) {
+		// One octet of its label is the underscore's.
+		if p.Name != "" && (!isLabel(p.Name) || len(p.Name) == maxLabel) {
 			return s.wrong(fmt.Sprintf("%s[%d].name", field, i), p.Name)
 		}
 		if p.Protocol != model.TCP && p.Protocol != model.UDP && p.Protocol != model.SCTP {
@@ -110,8 +111,7 @@ func (s *Service) wrong(field, value string) error {
 	return fmt.Errorf("service %q: %s: %q is not a DNS name", s.Name, field, value)
 }
 
-// maxLabel is the longest label in octets (RFC 1035, 2.3.4). One is kept for the underscore before a
-// port's name.
+// maxLabel is the longest label in octets (RFC 1035, 2.3.4).
 const maxLabel = 63
 
 // isLabel tells whether s is one label of letters, digits and inner hyphens, as RFC 1123 has host names.
