@@ -141,7 +141,7 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 			}
 		}
 	}
-	st, err := newState(c.Config, services)
+	st, want, err := newState(c.Config, services)
 	if err != nil {
 		return plan.Result{}, err
 	}
@@ -149,13 +149,13 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 	if err != nil {
 		return plan.Result{}, fmt.Errorf("read table %s %s: %w", familyWord(b.family), TableName, err)
 	}
-	want := st.ruleset()
-	var res plan.Result
-	if b.acked != nil {
-		drift := Diff(have, b.acked.ruleset())
-		res.Drift, res.Example = drift.Writes(), drift.Example()
-	}
 	d := Diff(have, want)
+	res := plan.Result{Writes: d.Writes()}
+	if b.acked != nil {
+		if res.Drift, res.Example, err = b.drift(have, st, d); err != nil {
+			return plan.Result{}, err
+		}
+	}
 	if d.remake != "" && d.exists {
 		b.log.Info("Making the table anew", zap.String("family", b.family.String()), zap.String("reason", d.remake))
 	}
@@ -167,8 +167,19 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 	b.noteSizes(d, have, want)
 	b.acked = st
 	b.setIdle(d, want)
-	res.Writes = d.Writes()
 	return res, nil
+}
+
+// drift compares what the kernel holds with what was acknowledged. d is the difference from the next state.
+func (b *Backend) drift(have *Ruleset, next *state, d *Delta) (n int, example string, err error) {
+	if !b.acked.same(next) {
+		_, acked, err := newState(b.acked.config, b.acked.services)
+		if err != nil {
+			return 0, "", err
+		}
+		d = Diff(have, acked)
+	}
+	return d.Writes(), d.Example(), nil
 }
 
 // noteSizes remembers how much fits into the kernel's sets.

@@ -78,8 +78,12 @@ func (k *linux) readAll() (*Ruleset, error) {
 	return r, nil
 }
 
+// readBuffer is the size in bytes of what one message of a dump is read into. The kernel fills messages of
+// up to 32 KiB if they have room, and each walks the set from its start again.
+const readBuffer = 64 << 10
+
 func (k *linux) dialReader() (*netlink.Conn, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(k.ns.Fd())})
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(k.ns.Fd()), MessageBufferSize: readBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}

@@ -14,11 +14,8 @@ import (
 // Render returns the ruleset of a whole plan. It does no input or output, and the same plan gives the same
 // ruleset. The error is a *plan.ServiceError.
 func Render(p *plan.Plan) (*Ruleset, error) {
-	st, err := newState(p.Config, p.Services)
-	if err != nil {
-		return nil, err
-	}
-	return st.ruleset(), nil
+	_, r, err := newState(p.Config, p.Services)
+	return r, err
 }
 
 // fragment is a Service's part of a ruleset.
@@ -43,6 +40,8 @@ func render(f model.Family, s *plan.Service) (*fragment, error) {
 
 func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
 	n := uint32(len(p.Endpoints))
+	fr.endpoints = slices.Grow(fr.endpoints, len(p.Endpoints)*len(p.Frontends))
+	fr.hairpins = slices.Grow(fr.hairpins, len(p.Endpoints))
 	balanced := false
 	for _, fe := range p.Frontends {
 		if err := checkFrontend(f, p, fe); err != nil {

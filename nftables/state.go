@@ -56,41 +56,24 @@ func mergeCounts[K comparable](into, from map[K]int) {
 	}
 }
 
-// newState checks that every Service can be rendered, and counts. The error is a *plan.ServiceError.
-func newState(c plan.Config, services map[model.ServiceName]*plan.Service) (*state, error) {
+// newState renders everything, and counts. The error is a *plan.ServiceError.
+func newState(c plan.Config, services map[model.ServiceName]*plan.Service) (*state, *Ruleset, error) {
 	st := &state{config: c, services: make(map[model.ServiceName]*plan.Service, len(services)), refs: newRefs(), elements: map[string]int{}}
+	r := newRuleset(c.Family)
+	for _, spec := range setSpecs(r.Family) {
+		r.addSet(spec)
+	}
 	for name, s := range services {
 		if s == nil {
 			continue
 		}
 		fr, err := render(c.Family, s)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		st.services[name] = s
 		st.refs.count(fr, 1)
-		st.elements[servicesMap] += len(fr.services)
-		st.elements[endpointsMap] += len(fr.endpoints)
-	}
-	st.countShared()
-	return st, nil
-}
-
-func (st *state) countShared() {
-	st.elements[clusterIPsSet] = len(st.refs.clusterIPs)
-	st.elements[hairpinSet] = len(st.refs.hairpins)
-}
-
-// ruleset renders everything.
-func (st *state) ruleset() *Ruleset {
-	r := newRuleset(st.config.Family)
-	for _, spec := range setSpecs(r.Family) {
-		r.Sets[spec.Name] = &Set{SetSpec: spec, Elements: make(map[string]Element, st.elements[spec.Name])}
-	}
-	for _, service := range st.services {
-		if fr, err := render(r.Family, service); err == nil { // newState and change saw to it
-			r.addOwn(fr)
-		}
+		r.addOwn(fr)
 	}
 	for a := range st.refs.clusterIPs {
 		r.addClusterIP(a)
@@ -101,11 +84,17 @@ func (st *state) ruleset() *Ruleset {
 	for n := range st.refs.classes {
 		r.addClass(n)
 	}
-	r.addConfig(st.config)
-	for _, s := range r.Sets {
+	r.addConfig(c)
+	for name, s := range r.Sets {
 		s.Size = setSize(s.SetSpec, len(s.Elements))
+		st.elements[name] = len(s.Elements)
 	}
-	return r
+	return st, r, nil
+}
+
+// same tells whether another state leads to the same ruleset.
+func (st *state) same(o *state) bool {
+	return st.config.Equal(o.config) && maps.EqualFunc(st.services, o.services, func(a, b *plan.Service) bool { return a == b || a.Equal(b) })
 }
 
 // addConfig adds what depends on the configuration alone.
