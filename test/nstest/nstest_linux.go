@@ -25,7 +25,7 @@ import (
 	"svcproxy/sandbox"
 )
 
-// UserNamespaceEnv, set to 1, makes Main use a user namespace for root too.
+// UserNamespaceEnv set to 1 makes Main use a user namespace for root too.
 const UserNamespaceEnv = "SVCPROXY_TEST_USERNS"
 
 // Main runs the tests in namespaces made for them and exits. See sandbox.Isolate
