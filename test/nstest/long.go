@@ -2,7 +2,7 @@ package nstest
 
 import "os"
 
-// LongEnv set to 1 as `make test` does, asks for tests in their full size.
+// LongEnv set to 1, as `make test` does, asks for tests in their full size.
 const LongEnv = "SVCPROXY_TEST_LONG"
 
 // Sized returns how much of something a test shall do: long in the full size, short in a plain `go test`,
