@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -15,6 +16,9 @@ import (
 
 // writeJSON writes the View's stable JSON form in one line, as programs like to read it.
 func writeJSON(b *bytes.Buffer, v model.View, _ Options) error {
+	if err := checkShares(v); err != nil {
+		return err
+	}
 	var raw bytes.Buffer
 	enc := json.NewEncoder(&raw)
 	enc.SetEscapeHTML(false)
@@ -39,6 +43,9 @@ func writeJSON(b *bytes.Buffer, v model.View, _ Options) error {
 
 // writeYAML writes the same as writeJSON in YAML, with the keys in the same order.
 func writeYAML(b *bytes.Buffer, v model.View, _ Options) error {
+	if err := checkShares(v); err != nil {
+		return err
+	}
 	services := make([]yaml.MapSlice, 0, len(v.Services))
 	for _, s := range v.Services {
 		services = append(services, yaml.MapSlice{
@@ -51,6 +58,18 @@ func writeYAML(b *bytes.Buffer, v model.View, _ Options) error {
 		return err
 	}
 	b.Write(out)
+	return nil
+}
+
+// checkShares refuses probabilities that are no numbers, which JSON can't write.
+func checkShares(v model.View) error {
+	for _, s := range v.Services {
+		for _, e := range s.Endpoints {
+			if math.IsNaN(e.Probability) || math.IsInf(e.Probability, 0) {
+				return fmt.Errorf("service port %q: endpoint %s: probability is %g", s.Name, addrPort(e.Address, e.Port), e.Probability)
+			}
+		}
+	}
 	return nil
 }
 
