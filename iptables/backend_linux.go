@@ -219,7 +219,7 @@ func (b *Backend) write(ctx context.Context, deltas []delta) (plan.Result, error
 func (b *Backend) Watch(ctx context.Context, drifted func(what string)) error {
 	ticker := time.NewTicker(b.period)
 	defer ticker.Stop()
-	failures := 0
+	failures, canaries := 0, canaries{b.kernel, map[string]tableSize{}}
 	for {
 		select {
 		case <-ctx.Done():
@@ -229,7 +229,7 @@ func (b *Backend) Watch(ctx context.Context, drifted func(what string)) error {
 		if !b.programmed.Load() {
 			continue
 		}
-		dead, err := b.deadCanary()
+		dead, err := canaries.dead()
 		switch {
 		case err == nil:
 			failures = 0
@@ -245,20 +245,6 @@ func (b *Backend) Watch(ctx context.Context, drifted func(what string)) error {
 			drifted(fmt.Sprintf("table %s of %s was flushed: chain %s is gone or empty", dead, b.kernel.family, chainCanary))
 		}
 	}
-}
-
-// deadCanary returns the first table whose canary is gone, or "".
-func (b *Backend) deadCanary() (table string, err error) {
-	for _, table := range tableNames {
-		alive, err := b.kernel.canary(table)
-		if err != nil {
-			return "", err
-		}
-		if !alive {
-			return table, nil
-		}
-	}
-	return "", nil
 }
 
 // Close releases nothing, as a Backend holds nothing open; what is programmed stays.

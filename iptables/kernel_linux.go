@@ -27,6 +27,8 @@ type kernel struct {
 	family model.Family
 	netns  string
 	binary string
+	// legacy says that the programs use the legacy kernel API and not that of nf_tables.
+	legacy bool
 	ipt    *goiptables.IPTables
 }
 
@@ -49,6 +51,9 @@ func openKernel(f model.Family, netns, binary string) (*kernel, error) {
 	var err error
 	if k.ipt, err = goiptables.New(goiptables.IPFamily(proto), goiptables.Path(k.binary), goiptables.Timeout(lockWait)); err != nil {
 		return nil, fmt.Errorf("%w for %s: %s: %w", ErrUnavailable, f, k.binary, err)
+	}
+	if k.legacy, err = isLegacy(k.binary); err != nil {
+		return nil, err
 	}
 	return k, k.probe()
 }
@@ -156,29 +161,6 @@ func (k *kernel) jump(table string, j Jump) error {
 		return fmt.Errorf("table %s: jump from %s to %s: %w", table, j.From, j.Rule.Target, k.explain(err))
 	}
 	return nil
-}
-
-// canary tells whether the canary of a table is alive.
-func (k *kernel) canary(table string) (alive bool, err error) {
-	err = k.do(func() error {
-		rules, err := k.ipt.List(table, chainCanary)
-		var failed *goiptables.Error
-		if errors.As(err, &failed) && missing(failed) {
-			return nil
-		}
-		// The first line declares the chain.
-		alive = len(rules) > 1
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("table %s: chain %s: %w", table, chainCanary, k.explain(err))
-	}
-	return alive, nil
-}
-
-// missing tells whether iptables found no such chain. go-iptables knows only some of the words for it.
-func missing(err *goiptables.Error) bool {
-	return err.IsNotExist() || err.ExitStatus() == 1 && symptom(err.Error()) == nil
 }
 
 // do calls f in the network namespace. Processes that f starts itself, and not through another goroutine,
