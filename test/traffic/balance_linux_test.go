@@ -7,14 +7,7 @@ import (
 	"testing"
 
 	"svcproxy/model"
-	"svcproxy/test/nstest"
 )
-
-// fullShare is how many connections tell every wrong share in TestUnequalSharesAreRefused from chance.
-const fullShare = 2000
-
-// shareConnections is how many connections shares are measured with.
-func shareConnections() int { return nstest.Sized(500, fullShare) }
 
 func TestConnectionsAreSharedEqually(t *testing.T) {
 	everyDataPlane(t, func(t *testing.T, w *world, d dataPlane, f model.Family) {

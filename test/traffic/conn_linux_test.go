@@ -74,7 +74,8 @@ func (c *conn) ask() (answer, error) {
 		question = sctpPacket{source: c.from, destination: c.to.Port(), chunk: sctpInit, initiateTag: uint32(c.from) + 1}.bytes()
 	}
 	err := uninterrupted(func() error { return unix.Send(c.fd, question, 0) })
-	if err != nil {
+	// EPERM tells that the own machine's rules took the packet. If they refused it, an ICMP error follows.
+	if err != nil && !errors.Is(err, unix.EPERM) {
 		return answer{}, fmt.Errorf("send from port %d to %s %s: %w", c.from, c.proto, c.to, err)
 	}
 	return c.hear()
@@ -121,11 +122,14 @@ func (c *conn) read(b []byte) (n int, err error) {
 	return max(n, 0), err
 }
 
-// repeats returns how often TCP had to send something again, an unanswered SYN included.
+// repeats returns how often TCP has sent something again, which just after dial can only be its SYN.
 func (c *conn) repeats() (int, error) {
+	if c.proto != model.TCP {
+		return 0, nil
+	}
 	info, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("read TCP_INFO: %w", err)
 	}
 	return int(info.Total_retrans), nil
 }

@@ -1,7 +1,9 @@
 package traffic
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -12,9 +14,6 @@ import (
 	"svcproxy/sandbox"
 )
 
-// seed makes the order of source ports the same in every run.
-const seed = 20240
-
 // place is where clients are: a pod, the node or a host outside.
 type place struct {
 	ns    *sandbox.Netns
@@ -23,28 +22,37 @@ type place struct {
 }
 
 func newPlace(ns *sandbox.Netns, addrs []netip.Addr) place {
-	return place{ns, addrs, &sourcePorts{order: rand.New(rand.NewPCG(seed, 0)).Perm(65536 - firstSourcePort)}}
+	return place{ns, addrs, &sourcePorts{left: map[flowSpace][]int{}}}
 }
 
-// sourcePorts hands out source ports. Each is used once, since the second connection from one would belong
-// to the tracked flow of the first and be balanced no more.
+// sourcePorts hands out source ports. Each is used once for a protocol and family, since the second
+// connection from one could belong to the tracked flow of the first and be balanced no more.
 type sourcePorts struct {
-	mu    sync.Mutex
-	order []int
+	mu   sync.Mutex
+	left map[flowSpace][]int
+}
+
+type flowSpace struct {
+	proto  model.Protocol
+	family model.Family
 }
 
 // firstSourcePort is above all ports of servers.
 const firstSourcePort = 10_000
 
-func (s *sourcePorts) next() (uint16, error) {
+func (s *sourcePorts) next(proto model.Protocol, f model.Family) (uint16, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.order) == 0 {
+	space := flowSpace{proto, f}
+	left, begun := s.left[space]
+	if !begun {
+		left = rand.New(rand.NewPCG(seed, uint64(proto))).Perm(65536 - firstSourcePort)
+	}
+	if len(left) == 0 {
 		return 0, errors.New("no source port left that was not in use before")
 	}
-	port := firstSourcePort + s.order[0]
-	s.order = s.order[1:]
-	return uint16(port), nil
+	s.left[space] = left[1:]
+	return uint16(firstSourcePort + left[0]), nil
 }
 
 const (
@@ -66,7 +74,7 @@ func (p place) dial(proto model.Protocol, to netip.AddrPort, wait time.Duration)
 
 // dialHere is dial for a thread that is already in the place's namespace.
 func (p place) dialHere(proto model.Protocol, to netip.AddrPort, wait time.Duration) (*conn, error) {
-	port, err := p.ports.next()
+	port, err := p.ports.next(proto, model.FamilyOf(to.Addr()))
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +96,14 @@ func (p place) askHere(proto model.Protocol, to netip.AddrPort, wait time.Durati
 		return answer{}, err
 	}
 	defer c.close()
+	if n, err := c.repeats(); err != nil || n > 0 {
+		return answer{}, fmt.Errorf("%d SYN from port %d to %s lost, %w", n, c.from, to, cmp.Or(err, errLost))
+	}
 	return c.ask()
 }
+
+// errLost says that a connection came about only because TCP repeats what is lost.
+var errLost = errors.New("and repeated")
 
 // mustAsk makes one connection, which must be answered.
 func (p place) mustAsk(t *testing.T, proto model.Protocol, to netip.AddrPort) answer {

@@ -17,20 +17,23 @@ import (
 
 // dataPlanes are all the ways to program a kernel, by their names.
 var dataPlanes = []dataPlane{
-	{"nftables", func(netns string, f model.Family, log *zap.Logger) (backend, error) {
+	{"nftables", true, func(netns string, f model.Family, log *zap.Logger) (backend, error) {
 		return nftables.New(nftables.Options{Family: f, NetNS: netns, Log: log})
 	}},
-	{"iptables-legacy", func(netns string, f model.Family, log *zap.Logger) (backend, error) {
+	{"iptables-legacy", false, func(netns string, f model.Family, log *zap.Logger) (backend, error) {
 		return iptables.New(iptables.Options{Family: f, NetNS: netns, Binary: "iptables-legacy", Log: log})
 	}},
-	{"iptables-nft", func(netns string, f model.Family, log *zap.Logger) (backend, error) {
+	{"iptables-nft", false, func(netns string, f model.Family, log *zap.Logger) (backend, error) {
 		return iptables.New(iptables.Options{Family: f, NetNS: netns, Binary: "iptables-nft", Log: log})
 	}},
 }
 
 type dataPlane struct {
 	name string
-	new  func(netns string, f model.Family, log *zap.Logger) (backend, error)
+	// guards tells whether it answers for what no Service has: it rejects unknown ports of a ClusterIP and
+	// drops what is for an unallocated one.
+	guards bool
+	new    func(netns string, f model.Family, log *zap.Logger) (backend, error)
 }
 
 // backend is what a test needs of proxier.Backend.
@@ -121,10 +124,16 @@ func deleted(name string) plan.Input {
 func everyDataPlane(t *testing.T, test func(*testing.T, *world, dataPlane, model.Family)) {
 	for _, d := range dataPlanes {
 		t.Run(d.name, func(t *testing.T) {
-			w := newWorld(t)
-			for _, f := range model.Families {
-				t.Run(f.String(), func(t *testing.T) { test(t, w, d, f) })
-			}
+			t.Parallel()
+			everyFamily(t, d, test)
 		})
+	}
+}
+
+// everyFamily runs a test in a world of a data plane.
+func everyFamily(t *testing.T, d dataPlane, test func(*testing.T, *world, dataPlane, model.Family)) {
+	w := newWorld(t)
+	for _, f := range model.Families {
+		t.Run(f.String(), func(t *testing.T) { test(t, w, d, f) })
 	}
 }

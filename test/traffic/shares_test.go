@@ -4,7 +4,19 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"svcproxy/test/nstest"
 )
+
+// seed makes whatever a test draws itself the same in every run: source ports, in what order they come,
+// above all.
+const seed = 20240
+
+// fullShare is how many connections tell every wrong share in TestUnequalSharesAreRefused from chance.
+const fullShare = 2000
+
+// shareConnections is how many connections shares are measured with.
+func shareConnections() int { return nstest.Sized(500, fullShare) }
 
 // leastP is the least probability at which shares pass for equal. A right ruleset fails a test with this
 // probability, which is the price of a kernel whose random numbers nobody can seed.
