@@ -22,6 +22,7 @@ build: ## Build bin/svcproxy, a static program
 
 # The first run builds etcd and kube-apiserver, which takes minutes: -v shows that it goes on. The
 # kernel and the built programs are inputs that Go's cache of results does not know: -count=1.
+test: export SVCPROXY_TEST_LONG := 1
 test: packages ## Run all tests; installs the Debian packages that they use where this user may
 	@[ -n "$(RACE)" ] || echo "no C compiler: testing without the race detector"
 	go vet ./...

@@ -53,7 +53,8 @@ func newCluster(t *testing.T) *cluster {
 // startProxy starts svcproxy on the worker.
 func (c *cluster) startProxy(t *testing.T, mode string) *Process {
 	t.Helper()
-	return Start(t, c.worker.Netns, program("svcproxy"), "run", "--kubeconfig", c.Kubeconfig, "--proxy-mode", mode)
+	return Start(t, c.worker.Netns, program("svcproxy"), "run", "--kubeconfig", c.Kubeconfig,
+		"--hostname-override", c.worker.Name, "--proxy-mode", mode)
 }
 
 func newNode(t *testing.T, network *sandbox.Network, name string, addr netip.Addr) *sandbox.Node {

@@ -59,9 +59,10 @@ func StartControlPlane(t testing.TB, ns *sandbox.Netns, address netip.Addr) *Con
 		Kubeconfig:  filepath.Join(dir, "kubeconfig"),
 		Certificate: filepath.Join(certificates, "apiserver.crt"),
 	}
-	// Client-go reads the certificate once, and kube-apiserver makes it first thing.
+	// Client-go reads the certificate once. Kube-apiserver makes it first thing, and is done with it
+	// when it makes the file of the key.
 	Await(t, time.Minute, func() error {
-		_, err := os.Stat(c.Certificate)
+		_, err := os.Stat(filepath.Join(certificates, "apiserver.key"))
 		return err
 	}, store, server)
 	c.writeKubeconfig(t, address)

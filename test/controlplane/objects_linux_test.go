@@ -2,8 +2,6 @@ package controlplane
 
 import (
 	"net/netip"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -28,15 +26,12 @@ var kubeDNSPorts = []struct {
 	{"metrics", corev1.ProtocolTCP, 9153},
 }
 
-// createNode creates the worker's object, under the name that a process on it takes for its node's.
+// createNode creates the worker's object.
 func (c *cluster) createNode(t *testing.T) {
 	t.Helper()
-	name, err := os.Hostname()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: c.worker.Name}}
+	node, err := c.Client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{})
 	if err != nil {
-		t.Fatal(err)
-	}
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: strings.ToLower(name)}}
-	if node, err = c.Client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: c.worker.Addrs[0].String()}}

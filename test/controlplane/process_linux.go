@@ -98,7 +98,7 @@ func (p *Process) end(s syscall.Signal) {
 }
 
 func (p *Process) tail() string {
-	const lines = 40
+	const lines = 20
 	data, err := os.ReadFile(p.output)
 	if err != nil {
 		return err.Error()
