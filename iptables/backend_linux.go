@@ -80,15 +80,7 @@ func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error)
 	if err != nil {
 		return plan.Result{}, err
 	}
-	nat := diff(tableNAT, p.base, p.want, nil)
-	base := &Table{Chains: map[string][]Rule{}}
-	dispatch(p.rejected, base.Chains)
-	filter := func(rejects []Rule) map[string][]Rule {
-		chains := map[string][]Rule{}
-		dispatch(rejects, chains)
-		return chains
-	}
-	result, err := b.write(ctx, order(base, filter, p.rejected, p.rejects, nat))
+	result, err := b.write(ctx, p.deltas())
 	if err != nil {
 		return plan.Result{}, err
 	}

@@ -106,6 +106,17 @@ func (f *fragment) add(c *plan.Config, s *plan.Service, chains map[string][]Rule
 	return nil
 }
 
+// deltas returns the transactions of the step.
+func (p *step) deltas() []delta {
+	filter := func(rejects []Rule) map[string][]Rule {
+		chains := map[string][]Rule{}
+		dispatch(rejects, chains)
+		return chains
+	}
+	base := &Table{Chains: filter(p.rejected)}
+	return order(base, filter, p.rejected, p.rejects, diff(tableNAT, p.base, p.want, nil))
+}
+
 // commit takes a step into the state.
 func (s *state) commit(p *step) {
 	for name, service := range p.changed {
