@@ -321,3 +321,46 @@ func TestHeldServicesKeepWhatTheyHad(t *testing.T) {
 	n.apply(t, full(planOf(model.IPv4, kubeDNS(model.IPv4))))
 	n.holds(t, planOf(model.IPv4, kubeDNS(model.IPv4)))
 }
+
+func TestGoldenFilesLoad(t *testing.T) {
+	everywhere(t, func(t *testing.T, n *node) {
+		f := n.options.Family
+		path := fmt.Sprintf("testdata/kube-dns.ipv%d", f)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.RunInput(t, string(text), n.command("-restore"), "--test")
+		n.RunInput(t, string(text), n.command("-restore"), "--noflush")
+		n.holds(t, planOf(f, kubeDNS(f), service(f, 1, 0)))
+	})
+}
+
+// TestKubeProxyIsReplaced starts on what kube-proxy left, of which nothing may stay in force but what
+// kubelet owns.
+func TestKubeProxyIsReplaced(t *testing.T) {
+	text, err := os.ReadFile("testdata/kube-proxy.ipv4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, binary := range []string{"iptables-legacy", "iptables-nft"} {
+		t.Run(binary, func(t *testing.T) {
+			n := newNode(t, model.IPv4, binary)
+			n.RunInput(t, string(text), n.command("-restore"))
+			p := planOf(model.IPv4, some(model.IPv4)...)
+			if result := n.apply(t, full(p)); result.Drift != 0 {
+				t.Errorf("what was there before the first change is no drift: %+v", result)
+			}
+			n.holds(t, p)
+			saved := n.saved(t)
+			for _, gone := range []string{"KUBE-NODEPORTS", "KUBE-EXT-", "KUBE-FW-", "KUBE-PROXY-", "KUBE-EXTERNAL"} {
+				if strings.Contains(saved, gone) {
+					t.Errorf("%s is left", gone)
+				}
+			}
+			if !strings.Contains(saved, "-A KUBE-FIREWALL ! -s 127.0.0.0/8") {
+				t.Error("kubelet's KUBE-FIREWALL is gone")
+			}
+		})
+	}
+}
