@@ -92,34 +92,41 @@ func (k *linux) dialReader() (*netlink.Conn, error) {
 
 // observeTable tells whether the table exists, and reads nothing in it.
 func (k *linux) observeTable() (*Ruleset, error) {
-	none := &Ruleset{Family: k.family, Chains: map[string]Chain{}, Sets: map[string]*Set{}}
 	d, err := k.dialReader()
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	found := none
+	exists, flags, err := k.findTable(d, TableName)
+	if err != nil || !exists {
+		return &Ruleset{Family: k.family, Chains: map[string]Chain{}, Sets: map[string]*Set{}}, err
+	}
+	r := newRuleset(k.family)
+	if flags != 0 {
+		r.Flaw = fmt.Sprintf("table has flags %#x", flags)
+	}
+	return r, nil
+}
+
+func (k *linux) findTable(d *netlink.Conn, name string) (exists bool, flags uint32, err error) {
 	err = k.dump(d, unix.NFT_MSG_GETTABLE, nil, func(m netlink.Message) error {
-		var name string
-		var flags uint32
+		var found string
+		var itsFlags uint32
 		err := attrs(body(m), func(ad *netlink.AttributeDecoder) error {
 			switch ad.Type() {
 			case unix.NFTA_TABLE_NAME:
-				name = ad.String()
+				found = ad.String()
 			case unix.NFTA_TABLE_FLAGS:
-				flags = ad.Uint32()
+				itsFlags = ad.Uint32()
 			}
 			return nil
 		})
-		if name == TableName {
-			found = newRuleset(k.family)
-			if flags != 0 {
-				found.Flaw = fmt.Sprintf("table has flags %#x", flags)
-			}
+		if found == name {
+			exists, flags = true, itsFlags
 		}
 		return err
 	})
-	return found, err
+	return exists, flags, err
 }
 
 // dump asks for all objects of a kind and hands each message on while it is read.

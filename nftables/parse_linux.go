@@ -244,11 +244,9 @@ func parseRule(f model.Family, m netlink.Message) (chain string, r Rule, err err
 	return chain, recognise(f, found), err
 }
 
-// parseExpr reads one expression, which is a string if svcproxy uses none of its kind.
-func parseExpr(f model.Family, b []byte) (any, error) {
-	var name string
-	var data []byte
-	if err := attrs(b, func(ad *netlink.AttributeDecoder) error {
+// splitExpr returns an expression's name and its attributes.
+func splitExpr(b []byte) (name string, data []byte, err error) {
+	err = attrs(b, func(ad *netlink.AttributeDecoder) error {
 		switch ad.Type() {
 		case unix.NFTA_EXPR_NAME:
 			name = ad.String()
@@ -256,7 +254,14 @@ func parseExpr(f model.Family, b []byte) (any, error) {
 			data = ad.Bytes()
 		}
 		return nil
-	}); err != nil {
+	})
+	return name, data, err
+}
+
+// parseExpr reads one expression, which is a string if svcproxy uses none of its kind.
+func parseExpr(f model.Family, b []byte) (any, error) {
+	name, data, err := splitExpr(b)
+	if err != nil {
 		return nil, err
 	}
 	e := newExpr(name, data)

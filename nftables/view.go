@@ -12,7 +12,7 @@ import (
 // View returns what the ruleset does, in the words of both backends. The names of Services come from the
 // comments of elements; a frontend without one is named by its address.
 func (r *Ruleset) View() model.View {
-	v := model.View{Backend: "nftables"}
+	v := model.View{Backend: "nftables", Services: []model.ServiceView{}}
 	services := r.Sets[servicesMap]
 	if services == nil {
 		return v
@@ -22,11 +22,7 @@ func (r *Ruleset) View() model.View {
 		if len(el.Key) != r.Family.Bits()/8+8 {
 			continue
 		}
-		id := el.Comment
-		if id == "" {
-			id = elementText(r.Family, SetSpec{}, KeyedElement{Key: el.Key})
-		}
-		id += "/" + string(el.Key[r.Family.Bits()/8])
+		id := cmp.Or(el.Comment, fieldsText(r.Family, el.Key)) + "/" + string(el.Key[r.Family.Bits()/8])
 		i, ok := index[id]
 		if !ok {
 			i = len(v.Services)
@@ -45,10 +41,10 @@ func (r *Ruleset) View() model.View {
 func (r *Ruleset) serviceView(el KeyedElement) model.ServiceView {
 	proto := model.Protocol(el.Key[r.Family.Bits()/8])
 	if el.Comment == "" {
-		return model.ServiceView{Name: fieldsText(r.Family, el.Key), Protocol: proto.String()}
+		return model.ServiceView{Name: fieldsText(r.Family, el.Key), Protocol: proto.String(), Endpoints: []model.EndpointView{}}
 	}
 	_, chain := parseComment(el.Comment, proto)
-	return model.ServiceView{Name: el.Comment, Protocol: proto.String(), Chain: chain}
+	return model.ServiceView{Name: el.Comment, Protocol: proto.String(), Chain: chain, Endpoints: []model.EndpointView{}}
 }
 
 func (r *Ruleset) addFrontend(s *model.ServiceView, el KeyedElement) {
@@ -58,7 +54,7 @@ func (r *Ruleset) addFrontend(s *model.ServiceView, el KeyedElement) {
 	count, balanced := parseBalanceChain(chain)
 	switch {
 	case ok && balanced:
-		if s.Endpoints == nil {
+		if len(s.Endpoints) == 0 {
 			s.Endpoints = r.endpointViews(el, count)
 		}
 	case ok && chain == noEndpointsChain:
@@ -74,7 +70,7 @@ func (r *Ruleset) addFrontend(s *model.ServiceView, el KeyedElement) {
 func (r *Ruleset) endpointViews(frontend KeyedElement, count uint32) []model.EndpointView {
 	endpoints := r.Sets[endpointsMap]
 	if endpoints == nil {
-		return nil
+		return []model.EndpointView{}
 	}
 	shares := map[string]int{}
 	for i := range count {
@@ -88,7 +84,7 @@ func (r *Ruleset) endpointViews(frontend KeyedElement, count uint32) []model.End
 	}
 	n := r.Family.Bits() / 8
 	name, _ := parseComment(frontend.Comment, model.Protocol(frontend.Key[n]))
-	var out []model.EndpointView
+	out := []model.EndpointView{}
 	for data, share := range shares {
 		if len(data) != n+4 {
 			continue

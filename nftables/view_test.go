@@ -1,0 +1,55 @@
+package nftables
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"svcproxy/model"
+	"svcproxy/plan"
+)
+
+func TestViewShowsNamesFrontendsAndShares(t *testing.T) {
+	name := model.ServicePortName{Service: model.ServiceName{Namespace: "kube-system", Name: "kube-dns"}, Port: "dns-tcp", Protocol: model.TCP}
+	metrics := name
+	metrics.Port = "metrics"
+	vip := func(port uint16) plan.FrontendKey {
+		return plan.FrontendKey{Addr: netip.MustParseAddr("10.96.0.10"), Protocol: model.TCP, Port: port}
+	}
+	p := planOf(plan.Config{Family: model.IPv4}, &plan.Service{Name: name.Service, Ports: []plan.ServicePort{
+		{Name: name, Frontends: []plan.Frontend{{FrontendKey: vip(53)}}, Endpoints: []plan.Endpoint{
+			{Addr: netip.MustParseAddr("10.244.0.3"), Port: 53}, {Addr: netip.MustParseAddr("10.244.0.4"), Port: 53}}},
+		{Name: metrics, Frontends: []plan.Frontend{{FrontendKey: vip(9153), Action: plan.Reject}}},
+	}})
+	got, err := json.Marshal(render1(t, p).View())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"backend":"nftables","services":[` +
+		`{"name":"kube-system/kube-dns:dns-tcp","protocol":"TCP","chain":"KUBE-SVC-ERIFXISQEP7F7OF4",` +
+		`"frontends":[{"type":"ClusterIP","address":"10.96.0.10","port":53}],` +
+		`"endpoints":[{"chain":"KUBE-SEP-ZXMNUKOKXUTL2MK2","address":"10.244.0.3","port":53,"probability":0.5},` +
+		`{"chain":"KUBE-SEP-SF3LG62VAE5ALYDV","address":"10.244.0.4","port":53,"probability":0.5}]},` +
+		`{"name":"kube-system/kube-dns:metrics","protocol":"TCP","chain":"KUBE-SVC-JD5MR3NA4I4DYORP",` +
+		`"frontends":[{"type":"ClusterIP","address":"10.96.0.10","port":9153,"action":"reject"}],"endpoints":[]}]}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestCommentsFitAndKeepTheChainsName(t *testing.T) {
+	for _, n := range []model.ServicePortName{
+		{Service: model.ServiceName{Namespace: "a", Name: "b"}, Protocol: model.UDP},
+		{Service: model.ServiceName{Namespace: strings.Repeat("n", 63), Name: strings.Repeat("s", 63)}, Port: strings.Repeat("p", 15), Protocol: model.TCP},
+		{Service: model.ServiceName{Namespace: "a", Name: "b"}, Port: "\"~\\\n\x00é", Protocol: model.SCTP},
+	} {
+		c := comment(n)
+		if len(c) > maxComment || strings.ContainsAny(c, "\"\\\n\x00") {
+			t.Errorf("comment %q", c)
+		}
+		if _, chain := parseComment(c, n.Protocol); chain != model.ServiceChain(n) {
+			t.Errorf("comment %q: chain %s, want %s", c, chain, model.ServiceChain(n))
+		}
+	}
+}
