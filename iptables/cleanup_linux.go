@@ -3,7 +3,6 @@ package iptables
 import (
 	"context"
 	"maps"
-	"slices"
 )
 
 // Cleanup removes what svcproxy programmed and nothing else. Its canary tells which tables it programmed;
@@ -43,12 +42,4 @@ func cleanup(t *Table) delta {
 	d := diff(t.Name, base, nil, t.foreign)
 	d.unlink(t)
 	return d
-}
-
-// Programmed tells whether svcproxy's rules are in any table, as its canaries tell.
-func (r *Ruleset) Programmed() bool {
-	return slices.ContainsFunc(tableNames, func(name string) bool {
-		_, ours := r.table(name).Chains[chainCanary]
-		return ours
-	})
 }
