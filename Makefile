@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo build test lint bench fuzz clean packages
 
-# An ordinary user's PATH often lacks the folders of iptables, nft and sysctl.
+# An ordinary user's PATH often lacks the folder of iptables and nft.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
