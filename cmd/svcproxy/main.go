@@ -1,0 +1,32 @@
+// Command svcproxy is a Service proxy for Kubernetes nodes, and the tool to see what it programmed.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"svcproxy/sandbox"
+)
+
+// usageError is an error in how a command was called: exit code 2.
+type usageError struct{ error }
+
+func main() {
+	sandbox.Init()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "svcproxy:", err)
+	if usage := (usageError{}); errors.As(err, &usage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "svcproxy",
+		Short: "A Service proxy for Kubernetes nodes that can show what it does",
+		Long: `svcproxy makes the virtual addresses of Kubernetes Services work on a node, as kube-proxy does, by
+programming the kernel's netfilter, and shows what is programmed.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%s: %w", c.CommandPath(), err)}
+	})
+	root.AddCommand(newRun(), newRender(), newDump(), newDemo(), newCleanup(), newVersion())
+	return root
+}
+
+// noArgs refuses arguments as a usage error.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s: unexpected argument %q", c.CommandPath(), args[0])}
+	}
+	return nil
+}
+
+// unknown reports a flag value that is none of those wanted.
+func unknown(flag, value, want string) error {
+	return usageError{fmt.Errorf("--%s: unknown value %q: want %s", flag, value, want)}
+}
