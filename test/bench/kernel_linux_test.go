@@ -1,0 +1,55 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+// cheap and dear are how many changes of each kind are sampled: of iptables, where one takes long, fewer.
+const (
+	cheap = 500
+	dear  = 25
+)
+
+// compare measures peers at one size and prints them side by side.
+func compare(b *testing.B, s size, peers ...peer) {
+	var runs []run
+	for _, p := range peers {
+		changes := cheap
+		if p.name != nft.name {
+			changes = dear
+		}
+		b.Run(p.name, func(b *testing.B) {
+			var r run
+			for range b.N {
+				r = p.measure(b, s, changes)
+			}
+			r.report(b)
+			runs = append(runs, r)
+		})
+	}
+	if len(runs) == len(peers) { // all were chosen by -bench, and none failed
+		fmt.Println()
+		printTable(os.Stdout, s.String(), runs...)
+	}
+}
+
+// The peer on the nf_tables kernel API takes minutes and more at full size.
+func Benchmark1000Services(b *testing.B) {
+	compare(b, size{services: 1000, endpoints: 10}, nft, iptLegacy, iptNFT)
+}
+
+func Benchmark10000Services(b *testing.B) {
+	compare(b, size{services: 10000, endpoints: 10}, nft, iptLegacy)
+}
+
+// The numbers of endpoints differ, so that every class has its chain.
+func Benchmark1000ServicesDrawn(b *testing.B) {
+	compare(b, size{services: 1000, endpoints: -1}, nft, iptLegacy)
+}
+
+// The peer would need four million rules for this.
+func Benchmark10000ServicesDrawn(b *testing.B) {
+	compare(b, size{services: 10000, endpoints: -1}, nft)
+}

@@ -1,0 +1,51 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// peakMemory returns how far the resident memory of this process rises above what it is now, in bytes, while
+// fn runs.
+func peakMemory(b testing.TB, fn func()) int64 {
+	b.Helper()
+	debug.FreeOSMemory()
+	// 5 resets the mark that VmHWM tells (Linux 4.0).
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
+		b.Fatalf("reset the peak of the resident memory: %v", err)
+	}
+	before := residentPeak(b)
+	fn()
+	return residentPeak(b) - before
+}
+
+func residentPeak(b testing.TB) int64 {
+	b.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var kilobytes int64
+	for line := range strings.Lines(string(status)) {
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kilobytes); n == 1 {
+			return kilobytes << 10
+		}
+	}
+	b.Fatal("/proc/self/status has no VmHWM")
+	return 0
+}
+
+// childrenPeak returns the most memory that one of the processes started so far ever had resident, in bytes.
+func childrenPeak(b testing.TB) int64 {
+	b.Helper()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &usage); err != nil {
+		b.Fatalf("getrusage: %v", err)
+	}
+	return usage.Maxrss << 10
+}
