@@ -62,21 +62,20 @@ func unserved(o *corev1.Service) (field, why string) {
 
 // clusterIPs reads the ClusterIPs: one, or one of each family.
 func (f *findings) clusterIPs(spec *corev1.ServiceSpec) []netip.Addr {
-	given, field := spec.ClusterIPs, "spec.clusterIPs"
-	if len(given) == 0 {
-		if spec.ClusterIP == "" {
-			f.bad("spec.clusterIP", "is missing")
-			return nil
-		}
-		given, field = []string{spec.ClusterIP}, "spec.clusterIP"
-	} else if spec.ClusterIP != "" && given[0] != spec.ClusterIP {
+	given := spec.ClusterIPs
+	switch {
+	case len(given) == 0 && spec.ClusterIP == "":
+		f.bad("spec.clusterIP", "is missing")
+	case len(given) == 0:
+		given = []string{spec.ClusterIP}
+	case spec.ClusterIP != "" && given[0] != spec.ClusterIP:
 		f.bad("spec.clusterIPs[0]", "%s is not the clusterIP %s", printable(given[0]), printable(spec.ClusterIP))
 	}
 	var read []netip.Addr
 	for i, s := range given {
-		path := field
-		if field == "spec.clusterIPs" {
-			path = at(field, i)
+		path := at("spec.clusterIPs", i)
+		if i == 0 && s == spec.ClusterIP {
+			path = "spec.clusterIP" // which the other may only be a copy of
 		}
 		a, err := f.addr(path, s)
 		switch {

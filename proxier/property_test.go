@@ -102,4 +102,3 @@ func checkConverged(t *rapid.T, r *rig) {
 func sameDecisions(a, b map[model.ServiceName]*plan.Service) bool {
 	return maps.EqualFunc(a, b, sameDecision)
 }
-

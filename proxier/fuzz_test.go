@@ -1,0 +1,95 @@
+package proxier
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	kjson "sigs.k8s.io/json"
+
+	"svcproxy/model"
+	"svcproxy/plan"
+)
+
+func FuzzConvertService(f *testing.F) {
+	f.Add("web", "http", "10.96.0.1", "TCP", int32(80))
+	f.Add("a b", "\x00", "::ffff:1.2.3.4", "", int32(-1))
+	f.Add(strings.Repeat("x", 64), "-j", "010.0.0.1", "SCTP", int32(70000))
+	f.Fuzz(func(t *testing.T, name, portName, ip, protocol string, port int32) {
+		o := &corev1.Service{}
+		o.Namespace, o.Name, o.Spec.ClusterIP = "default", name, ip
+		o.Spec.Ports = []corev1.ServicePort{{Name: portName, Protocol: corev1.Protocol(protocol), Port: port}}
+		DefaultService(o)
+		s, _, err := ConvertService(o)
+		if err != nil || s == nil {
+			return
+		}
+		text := s.PortName(s.Ports[0]).String()
+		if strings.ContainsAny(text, " \"'\n\x00;\\") || len(text) > 3*63+2 || s.Ports[0].Port == 0 || s.ClusterIPs[0].Is4In6() || s.ClusterIPs[0].Zone() != "" {
+			t.Errorf("accepted %q at %v", text, s.ClusterIPs)
+		}
+		planBoth(s, nil)
+	})
+}
+
+func FuzzConvertSlice(f *testing.F) {
+	f.Add(`{"metadata":{"namespace":"default","name":"a","labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4","ports":[{"port":80}],"endpoints":[{"addresses":["10.0.0.1"]},{"addresses":["x"]}]}`)
+	f.Add(`{"addressType":"IPv6","ports":[{}],"endpoints":[{}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var o discoveryv1.EndpointSlice
+		if kjson.UnmarshalCaseSensitivePreserveInts([]byte(text), &o) != nil {
+			return
+		}
+		DefaultSlice(&o)
+		s, _, err := ConvertSlice(&o)
+		if s == nil || err != nil {
+			return
+		}
+		for _, e := range s.Endpoints {
+			if model.FamilyOf(e.Addr) != s.Family || e.Addr.Zone() != "" || e.Addr.Is4In6() {
+				t.Errorf("accepted %v", e.Addr)
+			}
+		}
+		planBoth(service("web", 1), s)
+	})
+}
+
+// planBoth plans a Service, which must not panic.
+func planBoth(s *model.Service, slice *model.Slice) {
+	for _, family := range model.Families {
+		in := plan.Input{Name: s.Name, Service: s}
+		if slice != nil {
+			in.Slices = []*model.Slice{slice}
+		}
+		plan.Build(Settings{}.Config(family, nil), []plan.Input{in})
+	}
+}
+
+// FuzzManifests puts anything between two healthy Services, which must both survive.
+func FuzzManifests(f *testing.F) {
+	healthy := func(name, ip string) string {
+		return "apiVersion: v1\nkind: Service\nmetadata: {name: " + name + "}\nspec: {clusterIP: " + ip + ", ports: [{port: 80}]}\n"
+	}
+	f.Add(healthy("c", "10.0.0.3"))
+	f.Add("a: [")
+	f.Add("{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [null, 1, {}]}")
+	f.Add("apiVersion: v1\nkind: Service\nmetadata: {name: 5}")
+	f.Add("kind: Service\napiVersion: v1\nspec: {ports: [{port: x}]}")
+	f.Fuzz(func(t *testing.T, odd string) {
+		text := healthy("first-healthy", "10.0.0.1") + "\n---\n" + odd + "\n---\n" + healthy("last-healthy", "10.0.0.2")
+		if strings.Contains(odd, "healthy") {
+			return
+		}
+		found := NewObjects()
+		for _, m := range parseManifests("f.yaml", []byte(text)).objects {
+			if m.set != nil {
+				m.set(found)
+			}
+		}
+		if found.Services[named("first-healthy")] == nil || found.Services[named("last-healthy")] == nil {
+			t.Errorf("a healthy Service did not survive %q", odd)
+		}
+		found.Plan(model.IPv4, Settings{})
+	})
+}

@@ -1,0 +1,101 @@
+package proxier
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"svcproxy/model"
+)
+
+// watchAPI runs an APISource on a fake API server.
+func watchAPI(t *testing.T, client *fake.Clientset) *Store {
+	t.Helper()
+	store := NewStore("n1")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- NewClientSource(client, "n1", zap.NewNop()).Run(ctx, store) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+	<-store.WaitSynced()
+	return store
+}
+
+func (s *Store) has(service, slice string) (found bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.services[named(service)] != nil && s.slices[model.SliceName{Namespace: "default", Name: slice}] != nil
+}
+
+func TestAnAPIServerIsFollowed(t *testing.T) {
+	web := parse[corev1.Service](t, goodSpec)
+	web.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	ends := parse[discoveryv1.EndpointSlice](t, sliceText)
+	node := parse[corev1.Node](t, `{metadata: {name: n1}, spec: {podCIDRs: [10.244.0.0/24]}}`)
+	cidr := parse[networkingv1.ServiceCIDR](t, `{metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/16]}}`)
+	client := fake.NewClientset(web, ends, node, cidr)
+	client.Resources = []*metav1.APIResourceList{{GroupVersion: "networking.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "servicecidrs"}}}}
+	store := watchAPI(t, client)
+	if !store.has("web", "web-1") {
+		t.Fatal("synced without the Service and its slice")
+	}
+	eventually(t, "Node and ServiceCIDR", func() bool {
+		store.mu.Lock()
+		defer store.mu.Unlock()
+		return store.node != nil && len(store.serviceCIDRs) == 1
+	})
+
+	changed := web.DeepCopy()
+	changed.Spec.ClusterIP = "nonsense"
+	second := parse[corev1.Service](t, `{metadata: {namespace: default, name: second}, spec: {clusterIP: 10.96.0.6, ports: [{port: 80}]}}`)
+	services := client.CoreV1().Services("default")
+	if _, err := services.Update(t.Context(), changed, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := services.Create(t.Context(), second, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new Service", func() bool { return store.has("second", "web-1") })
+	if !store.has("web", "web-1") {
+		t.Error("the last good version of a broken Service is gone")
+	}
+	if err := services.Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the deletion", func() bool { return !store.has("web", "web-1") })
+}
+
+func TestAnAPIServerWithoutServiceCIDRsIsFollowedToo(t *testing.T) {
+	client := fake.NewClientset(parse[corev1.Service](t, goodSpec), parse[discoveryv1.EndpointSlice](t, sliceText))
+	if store := watchAPI(t, client); !store.has("web", "web-1") {
+		t.Error("synced without the Service and its slice")
+	}
+}
+
+func TestTrimmedObjectsConvertAlike(t *testing.T) {
+	web, ends := parse[corev1.Service](t, goodSpec), parse[discoveryv1.EndpointSlice](t, sliceText)
+	web.Annotations = map[string]string{"a": "b"}
+	s1, _, _ := ConvertService(web)
+	e1, _, _ := ConvertSlice(ends)
+	for _, o := range []any{web, ends} {
+		if _, err := trim(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s2, _, _ := ConvertService(web)
+	e2, _, _ := ConvertSlice(ends)
+	if web.Annotations != nil || !s1.Equal(s2) || !e1.Equal(e2) {
+		t.Errorf("got %+v and %+v", s2, e2)
+	}
+}
