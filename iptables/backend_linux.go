@@ -68,7 +68,7 @@ func New(o Options) (*Backend, error) {
 
 // Apply brings a change into the kernel with one transaction a table; a third one if in the same change
 // some Services lose all endpoints and others get their first. Its error is a *plan.ServiceError or a
-// *plan.RefusedError where a Service may be at fault. Of a refused transaction the kernel took nothing.
+// *plan.RefusedError where a Service may be at fault; then the kernel holds what it held before.
 func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error) {
 	if c.Full {
 		return b.applyFull(ctx, c)
@@ -189,20 +189,39 @@ func replace(observed, want *Ruleset, rejects []Rule) []delta {
 	return deltas
 }
 
-// write runs the transactions.
+// write runs the transactions one by one. If one is refused, those before it are taken back, so that the
+// kernel holds what it held before.
 func (b *Backend) write(ctx context.Context, deltas []delta) (plan.Result, error) {
 	var result plan.Result
-	if len(deltas) == 0 {
-		return result, nil
-	}
-	var input []byte
 	for i := range deltas {
-		input = deltas[i].appendText(input)
-		result.Writes += deltas[i].rules
+		d := &deltas[i]
+		input := d.appendText(nil)
+		start := time.Now()
+		if err := b.kernel.restore(ctx, input); err != nil {
+			return plan.Result{}, b.takeBack(ctx, deltas[:i], err)
+		}
+		b.log.Debug("iptables-restore", zap.Stringer("family", b.kernel.family), zap.String("table", d.table),
+			zap.Int("chains", len(d.write)+len(d.remove)), zap.Int("rules", d.rules), zap.Int("bytes", len(input)),
+			zap.Duration("took", time.Since(start)))
+		result.Writes += d.rules
 	}
-	b.log.Debug("iptables-restore", zap.Stringer("family", b.kernel.family), zap.Int("transactions", len(deltas)),
-		zap.Int("rules", result.Writes), zap.Int("bytes", len(input)))
-	return result, b.kernel.restore(ctx, input)
+	return result, nil
+}
+
+// takeBack undoes transactions after a later one failed, and returns its error: a *plan.RefusedError only
+// if the kernel holds what it held before.
+func (b *Backend) takeBack(ctx context.Context, deltas []delta, cause error) error {
+	var refused *plan.RefusedError
+	if !errors.As(cause, &refused) {
+		return cause
+	}
+	for _, d := range slices.Backward(deltas) {
+		undo := d.undo()
+		if err := b.kernel.restore(ctx, undo.appendText(nil)); err != nil {
+			return fmt.Errorf("take back what came before in table %s: %v; after: %v", d.table, err, cause)
+		}
+	}
+	return cause
 }
 
 // Watch looks at the canary chains and calls drifted when one is gone, as it is after somebody has flushed

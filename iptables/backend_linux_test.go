@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +63,6 @@ func (n *node) holds(t *testing.T, p *plan.Plan) {
 
 func newNode(t *testing.T, f model.Family, binary string) *node {
 	t.Helper()
-	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "lock"))
 	ns := nstest.New(t)
 	n := &node{NS: ns, options: Options{Family: f, NetNS: ns.Path(), Binary: binary, CanaryPeriod: 50 * time.Millisecond}}
 	var err error
@@ -135,7 +133,7 @@ func TestIncrementalChangesReachTheKernel(t *testing.T) {
 
 func TestDriftIsFoundAndRepaired(t *testing.T) {
 	svc := model.ServiceChain(kubeDNS(model.IPv4).Ports[0].Name)
-	for name, damage := range map[string]string{
+	damages := map[string]string{
 		"rule deleted":           "-t nat -D " + svc + " 2",
 		"rule inserted":          "-t nat -I " + svc + " 1 -j RETURN",
 		"rule changed":           "-t nat -R KUBE-MARK-MASQ 1 -j MARK --or-mark 0x8000",
@@ -147,20 +145,19 @@ func TestDriftIsFoundAndRepaired(t *testing.T) {
 		"reject deleted":         "-t filter -F KUBE-SERVICES",
 		"table flushed":          "-t nat -F",
 		"kube-proxy has been on": "-t filter -N KUBE-PROXY-CANARY",
-	} {
-		t.Run(name, func(t *testing.T) {
-			everywhere(t, func(t *testing.T, n *node) {
-				p := planOf(n.options.Family, some(n.options.Family)...)
-				n.apply(t, full(p))
-				n.iptables(t, damage)
-				result := n.apply(t, full(p))
-				if result.Drift == 0 || result.Example == "" {
-					t.Errorf("drift is not reported: %+v", result)
-				}
-				n.holds(t, p)
-			})
-		})
 	}
+	everywhere(t, func(t *testing.T, n *node) {
+		p := planOf(n.options.Family, some(n.options.Family)...)
+		n.apply(t, full(p))
+		for name, damage := range damages {
+			n.iptables(t, damage)
+			result := n.apply(t, full(p))
+			if result.Drift == 0 || result.Example == "" {
+				t.Errorf("%s: drift is not reported: %+v", name, result)
+			}
+			n.holds(t, p)
+		}
+	})
 }
 
 func TestFlushIsNoticed(t *testing.T) {
@@ -257,13 +254,14 @@ func TestRefusedChangeLeavesTheKernelAlone(t *testing.T) {
 		f := n.options.Family
 		p := planOf(f, some(f)...)
 		n.apply(t, full(p))
-		doomed, added := service(f, 3, 7), service(f, 50, 2)
+		// Another Service is rejected from now on, which comes first and must be taken back.
+		doomed, added, rejected := service(f, 3, 7), service(f, 50, 2), service(f, 4, 0)
 		svc := model.ServiceChain(doomed.Ports[0].Name)
 		n.iptables(t, "-t nat -N MINE")
 		n.iptables(t, "-t nat -A MINE -j "+svc)
 		before := n.saved(t)
 		_, err := n.backend.Apply(t.Context(), plan.Change{Config: p.Config,
-			Services: map[model.ServiceName]*plan.Service{doomed.Name: nil, added.Name: added}})
+			Services: map[model.ServiceName]*plan.Service{doomed.Name: nil, added.Name: added, rejected.Name: rejected}})
 		var refused *plan.RefusedError
 		if !errors.As(err, &refused) {
 			t.Fatalf("error is %v, want a RefusedError", err)

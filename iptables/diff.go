@@ -16,12 +16,14 @@ type delta struct {
 	unjump []Jump
 	// rules is the number of rules that are deleted and added.
 	rules int
+	// base and want are the chains that were compared.
+	base, want map[string][]Rule
 }
 
 // diff compares chains of a table with what they are to be. Chains of base that want lacks are removed, or
 // emptied where keep names them.
 func diff(table string, base, want map[string][]Rule, keep map[string]bool) delta {
-	d := delta{table: table}
+	d := delta{table: table, base: base, want: want}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		old, exists := base[name]
 		if rules := want[name]; !exists || !slices.Equal(old, rules) {
@@ -43,6 +45,9 @@ func diff(table string, base, want map[string][]Rule, keep map[string]bool) delt
 	}
 	return d
 }
+
+// undo returns the change that takes this one back, its rules of built-in chains apart.
+func (d *delta) undo() delta { return diff(d.table, d.want, d.base, nil) }
 
 // empty tells whether there is nothing to do.
 func (d *delta) empty() bool {

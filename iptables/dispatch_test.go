@@ -77,14 +77,14 @@ func TestOneMoreServiceLeavesTheTreeAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 1500 {
+	for i := range 700 {
 		one := service(model.IPv4, i, 1)
 		p, err := s.step(map[model.ServiceName]*plan.Service{one.Name: one})
 		if err != nil {
 			t.Fatal(err)
 		}
 		d := diff(tableNAT, p.base, p.want, nil)
-		if limit := 2*flatLimit + 40; d.rules > limit || i > 1000 && d.rules > 2*leafLimit+40 {
+		if limit := 2*flatLimit + 40; d.rules > limit || i > 500 && d.rules > 2*leafLimit+40 {
 			t.Errorf("Service %d writes %d rules", i, d.rules)
 		}
 		s.commit(p)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +20,6 @@ import (
 func pods(t *testing.T, addrs ...netip.Addr) (*sandbox.Node, []*sandbox.Pod) {
 	t.Helper()
 	nstest.Require(t)
-	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "lock"))
 	node, err := sandbox.NewNode(sandbox.NodeConfig{Name: "node"})
 	if err != nil {
 		t.Fatal(err)
