@@ -24,6 +24,9 @@ func Build() error {
 	return build(repository, "./cmd/svcproxy")
 }
 
+// BuildKubeProxy builds the proxy that svcproxy replaces, to compare the two.
+func BuildKubeProxy() error { return build("programs", "k8s.io/kubernetes/cmd/kube-proxy") }
+
 // build leaves none of the flags that a build depends on to the environment: with another one it
 // would take the five minutes again.
 func build(module string, packages ...string) error {

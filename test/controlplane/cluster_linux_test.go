@@ -50,11 +50,24 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-// startProxy starts svcproxy on the worker.
+// startProxy starts svcproxy, or its peer, on the worker.
 func (c *cluster) startProxy(t *testing.T, mode string) *Process {
 	t.Helper()
-	return Start(t, c.worker.Netns, program("svcproxy"), "run", "--kubeconfig", c.Kubeconfig,
-		"--hostname-override", c.worker.Name, "--proxy-mode", mode)
+	args := []string{"--kubeconfig", c.Kubeconfig, "--hostname-override", c.worker.Name, "--proxy-mode", mode}
+	if *peer {
+		return Start(t, c.worker.Netns, program("kube-proxy"), args...)
+	}
+	return Start(t, c.worker.Netns, program("svcproxy"), append([]string{"run"}, args...)...)
+}
+
+// stopProxy ends it as a supervisor does, which kube-proxy does not expect.
+func stopProxy(t *testing.T, proxy *Process) {
+	t.Helper()
+	if *peer {
+		proxy.Kill()
+		return
+	}
+	proxy.Stop(t)
 }
 
 func newNode(t *testing.T, network *sandbox.Network, name string, addr netip.Addr) *sandbox.Node {

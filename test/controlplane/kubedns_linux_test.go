@@ -47,7 +47,7 @@ func TestKubeDNS(t *testing.T) {
 		c.awaitAnswers(t, proxy, firstPod, secondPod)
 		c.deleteKubeDNS(t)
 		c.awaitSilence(t, proxy)
-		proxy.Stop(t)
+		stopProxy(t, proxy)
 	})
 }
 
@@ -58,7 +58,7 @@ func TestRestart(t *testing.T) {
 		proxy := c.startProxy(t, mode)
 		c.awaitAnswers(t, proxy, firstPod)
 
-		proxy.Stop(t)
+		stopProxy(t, proxy)
 		c.checkAnswersAre(t, firstPod) // the rules stay
 		c.update(t, ready("kube-dns", secondPod))
 		proxy = c.startProxy(t, mode)
@@ -70,7 +70,7 @@ func TestRestart(t *testing.T) {
 		proxy = c.startProxy(t, mode)
 		c.awaitAnswers(t, proxy, firstPod, secondPod)
 
-		proxy.Stop(t)
+		stopProxy(t, proxy)
 		c.deleteKubeDNS(t) // nobody tells the next process of what was there
 		proxy = c.startProxy(t, mode)
 		c.awaitSilence(t, proxy)

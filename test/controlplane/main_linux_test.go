@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -10,10 +11,19 @@ import (
 	"svcproxy/test/nstest"
 )
 
+// With -peer the tests hold the tests to account: what they ask of svcproxy, kube-proxy must do too.
+// It wants to be run as root.
+var peer = flag.Bool("peer", false, "test kube-proxy in the place of svcproxy")
+
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	flag.Parse()
 	if err := sandbox.Isolated(); errors.Is(err, sandbox.ErrNotIsolated) {
-		if err := Build(); err != nil {
+		err := Build()
+		if err == nil && *peer {
+			err = BuildKubeProxy()
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
