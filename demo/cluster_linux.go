@@ -40,6 +40,8 @@ type cluster struct {
 	dnsPods []podSpec
 	webPods []podSpec
 	proxy   *exec.Cmd
+	// ended gives the proxy's end once.
+	ended   chan error
 	log     syncBuffer
 	closers []func() error
 }
@@ -168,20 +170,20 @@ func (c *cluster) startProxy(mode string) error {
 	if err := c.node.Start(c.proxy); err != nil {
 		return fmt.Errorf("starting svcproxy run: %w", err)
 	}
+	c.ended = make(chan error, 1)
+	go func() { c.ended <- c.proxy.Wait() }()
 	return nil
 }
 
 // stopProxy asks svcproxy to end and waits for it. What it programmed stays.
 func (c *cluster) stopProxy() error {
-	if c.proxy == nil {
+	if c.ended == nil {
 		return nil
 	}
-	proxy := c.proxy
-	c.proxy = nil
-	if err := proxy.Process.Signal(unix.SIGTERM); err != nil {
+	if err := c.proxy.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stopping svcproxy run: %w", err)
 	}
-	if err := proxy.Wait(); err != nil {
+	if err := <-c.ended; err != nil {
 		return fmt.Errorf("svcproxy run: %w", err)
 	}
 	return nil
@@ -205,7 +207,7 @@ func (c *cluster) shell(ctx context.Context, ns *sandbox.Netns, line string) (st
 	}
 	var out, problems bytes.Buffer
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `svcproxy() { "$SVCPROXY_SELF" "$@"; }; `+line)
-	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin", "SVCPROXY_SELF="+program)
+	cmd.Env = append(os.Environ(), "SVCPROXY_SELF="+program)
 	cmd.Dir = c.dir
 	cmd.Stdout, cmd.Stderr = &out, &problems
 	if err := ns.Start(cmd); err != nil {

@@ -34,12 +34,17 @@ type story struct {
 // (sandbox.Isolated). The error tells how many checks failed.
 func Run(ctx context.Context, o Options) (err error) {
 	began := time.Now()
+	if err := widenPath(); err != nil {
+		return err
+	}
+	r := &report{out: o.Out, colour: o.Colour}
+	o.Mode = usable(o.Mode, r.say)
 	c, err := newCluster()
 	if err != nil {
 		return fmt.Errorf("building the node and its pods: %w", err)
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	s := &story{report: &report{out: o.Out, colour: o.Colour}, cluster: c, mode: o.Mode}
+	s := &story{report: r, cluster: c, mode: o.Mode}
 	fmt.Fprintf(o.Out, "%s\n", s.paint(bold, "svcproxy demo ("+o.Mode+"): one node, six pods and three Services in a network of their own"))
 	for _, step := range []func(context.Context){
 		s.showNode, s.start, s.lookUp, s.fetch, s.split, s.dump, s.walk, s.connections, s.losePod,
@@ -88,7 +93,10 @@ func (s *story) fromClient(ctx context.Context, program, line string) (string, b
 	return s.show(ctx, "client", program, line, s.onClient)
 }
 
-// until asks again until check says nil, or gives its last error after the time-out.
+// errEnded says that svcproxy ended by itself, so that nothing is worth waiting for.
+var errEnded = errors.New("svcproxy run has ended")
+
+// until asks again until check says nil or errEnded, or gives its last error after the time-out.
 func until(ctx context.Context, timeout time.Duration, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -96,8 +104,8 @@ func until(ctx context.Context, timeout time.Duration, check func(context.Contex
 	defer tick.Stop()
 	for {
 		err := check(ctx)
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, errEnded) {
+			return err
 		}
 		select {
 		case <-ctx.Done():

@@ -42,6 +42,9 @@ func (s *story) start(ctx context.Context) {
 	}
 	began := time.Now()
 	err := until(ctx, 10*time.Second, func(ctx context.Context) error {
+		if len(s.ended) > 0 {
+			return errEnded
+		}
 		for _, to := range []string{dnsAddress + ":53", webAddress + ":80"} {
 			if err := s.connect(ctx, to); err != nil {
 				return err

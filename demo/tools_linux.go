@@ -23,6 +23,9 @@ func tools(mode string) []tool {
 // apt-get, as root or through a sudo that asks for no password. What is still missing afterwards, the
 // demo names and goes on without. It must be called where the network can be reached.
 func Prepare(ctx context.Context, mode string, log func(format string, args ...any)) {
+	if err := widenPath(); err != nil {
+		log("%v", err)
+	}
 	var packages []string
 	for _, t := range tools(mode) {
 		if findTool(t.program) == "" {
@@ -48,6 +51,16 @@ func Prepare(ctx context.Context, mode string, log func(format string, args ...a
 	}
 }
 
+// usable returns the mode in which the demo can be told: a mode whose program is missing is named, and the
+// story is told with the other, which needs none.
+func usable(mode string, say func(format string, args ...any)) string {
+	if mode == "iptables" && findTool("iptables") == "" {
+		say("(iptables is not installed: install the package iptables to see this mode; going on with nftables)")
+		return "nftables"
+	}
+	return mode
+}
+
 // installer returns what to put before apt-get, and whether it may be called at all.
 func installer(ctx context.Context) (prefix []string, ok bool) {
 	if findTool("apt-get") == "" {
@@ -62,19 +75,17 @@ func installer(ctx context.Context) (prefix []string, ok bool) {
 	return []string{"sudo", "-n"}, true
 }
 
-// findTool returns the path of a program, or "". An ordinary user's PATH often lacks the folders of the
-// network tools.
+// findTool returns the path of a program, or "".
 func findTool(program string) string {
-	if path, err := exec.LookPath(program); err == nil {
-		return path
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return ""
 	}
-	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
-		if path, err := exec.LookPath(dir + program); err == nil {
-			return path
-		}
-	}
-	return ""
+	return path
 }
+
+// widenPath adds the folders of the network tools to PATH, which an ordinary user's often lacks.
+func widenPath() error { return os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin") }
 
 // missing names the package of a tool that is not there, or returns nil.
 func missing(mode, program string) error {

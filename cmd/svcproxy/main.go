@@ -20,9 +20,13 @@ func main() {
 	sandbox.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := newRoot().ExecuteContext(ctx)
+	interrupted := ctx.Err() != nil
 	stop()
 	if err == nil {
 		return
+	}
+	if interrupted && errors.Is(err, context.Canceled) {
+		os.Exit(128 + int(unix.SIGINT)) // as a shell reports it
 	}
 	fmt.Fprintln(os.Stderr, "svcproxy:", err)
 	if usage := (usageError{}); errors.As(err, &usage) {

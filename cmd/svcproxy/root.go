@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -12,6 +13,8 @@ func newRoot() *cobra.Command {
 		Short: "A Service proxy for Kubernetes nodes that can show what it does",
 		Long: `svcproxy makes the virtual addresses of Kubernetes Services work on a node, as kube-proxy does, by
 programming the kernel's netfilter, and shows what is programmed.`,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          unknownCommand,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -20,6 +23,18 @@ programming the kernel's netfilter, and shows what is programmed.`,
 	})
 	root.AddCommand(newRun(), newRender(), newDump(), newDemo(), newCleanup(), newVersion())
 	return root
+}
+
+// unknownCommand shows the help where no command was given, and else refuses the one that was.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	hint := ""
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		hint = "; did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usageError{fmt.Errorf("unknown command %q%s", args[0], hint)}
 }
 
 // noArgs refuses arguments as a usage error.
