@@ -1,0 +1,61 @@
+package hostile
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// The healthy Services: healthyServices of them in a namespace of their own, of both families, at port
+// healthyPort, each with the servers as its endpoints.
+const (
+	healthyNamespace = "healthy"
+	healthyServices  = 4
+	healthyPort      = 80
+	serverPort       = 8080
+)
+
+// serverAddrs are the addresses of the pods behind the healthy Services, by family.
+var serverAddrs = map[discoveryv1.AddressType][]string{
+	discoveryv1.AddressTypeIPv4: {"10.244.0.3", "10.244.0.4"},
+	discoveryv1.AddressTypeIPv6: {"fd00:10:244::3", "fd00:10:244::4"},
+}
+
+func healthyName(i int) string { return fmt.Sprintf("web-%d", i) }
+
+func healthyClusterIP(i int) string { return fmt.Sprintf("10.96.0.%d", 100+i) }
+
+func healthyClusterIPv6(i int) string { return fmt.Sprintf("fd00:10:96::%x", 0x10+i) }
+
+// healthy returns the healthy Services and their slices.
+func healthy() []any {
+	var all []any
+	for i := range healthyServices {
+		all = append(all, &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: healthyNamespace, Name: healthyName(i),
+				CreationTimestamp: metav1.NewTime(created.Add(-time.Hour))},
+			Spec: corev1.ServiceSpec{
+				ClusterIP:  healthyClusterIP(i),
+				ClusterIPs: []string{healthyClusterIP(i), healthyClusterIPv6(i)},
+				Ports:      []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: healthyPort}},
+			},
+		})
+		for t, addrs := range serverAddrs {
+			slice := &discoveryv1.EndpointSlice{
+				ObjectMeta: metav1.ObjectMeta{Namespace: healthyNamespace, Name: fmt.Sprintf("%s-%s", healthyName(i), strings.ToLower(string(t))),
+					Labels: map[string]string{discoveryv1.LabelServiceName: healthyName(i)}},
+				AddressType: t,
+				Ports:       []discoveryv1.EndpointPort{{Name: new("http"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(serverPort))}},
+			}
+			for _, a := range addrs {
+				slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
+			}
+			all = append(all, slice)
+		}
+	}
+	return all
+}
