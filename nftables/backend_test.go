@@ -47,7 +47,7 @@ func (h *harness) holds(t *testing.T, p *plan.Plan) {
 
 func TestIncrementalChangesEndWhereAFullOneDoes(t *testing.T) {
 	for _, f := range model.Families {
-		for seed := range uint64(20) {
+		for seed := range uint64(10) {
 			rnd := rand.New(rand.NewPCG(seed, 1))
 			b, h := builder{f}, newHarness(f)
 			now := planOf(b.config())

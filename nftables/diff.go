@@ -105,6 +105,9 @@ func (d *Delta) diffSet(have, want *Set) {
 		}
 		return
 	}
+	if len(have.Elements) == 0 {
+		sd.add = make([]KeyedElement, 0, len(want.Elements))
+	}
 	for key, el := range want.Elements {
 		h, ok := have.Elements[key]
 		switch {

@@ -88,12 +88,12 @@ func (k *linux) readKubeProxyOnce() (*kubeTable, error) {
 // parseKubeRule reads where a rule of kube-proxy's sends a connection.
 func parseKubeRule(f model.Family, m netlink.Message) (chain string, r kubeRule, err error) {
 	registers := map[uint32][]byte{}
-	err = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+	err = attrs(body(m), func(ad attr) error {
 		switch ad.Type() {
 		case unix.NFTA_RULE_CHAIN:
 			chain = ad.String()
 		case unix.NFTA_RULE_EXPRESSIONS:
-			return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+			return attrs(ad.Bytes(), func(ad attr) error {
 				return r.take(f, ad.Bytes(), registers)
 			})
 		}

@@ -112,7 +112,7 @@ func (k *linux) findTable(d *netlink.Conn, name string) (exists bool, flags uint
 	err = k.dump(d, unix.NFT_MSG_GETTABLE, nil, func(m netlink.Message) error {
 		var found string
 		var itsFlags uint32
-		err := attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+		err := attrs(body(m), func(ad attr) error {
 			switch ad.Type() {
 			case unix.NFTA_TABLE_NAME:
 				found = ad.String()

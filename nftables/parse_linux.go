@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -19,19 +20,42 @@ const (
 	setElemCatchall    = 0x2
 )
 
-// attrs decodes the attributes of a netlink message's body or of a nested attribute.
-func attrs(b []byte, each func(ad *netlink.AttributeDecoder) error) error {
-	ad, err := netlink.NewAttributeDecoder(b)
-	if err != nil {
-		return err
+// attr is a netlink attribute, whose bytes are those of the message.
+type attr struct {
+	kind uint16
+	data []byte
+}
+
+func (a attr) Type() uint16  { return a.kind }
+func (a attr) Bytes() []byte { return a.data }
+
+// String returns the attribute as text, without the zero byte that ends it.
+func (a attr) String() string { return string(bytes.TrimSuffix(a.data, []byte{0})) }
+
+// Uint32 returns a number, in network order as all those of nf_tables, or 0 if the length is wrong.
+func (a attr) Uint32() uint32 {
+	if len(a.data) != 4 {
+		return 0
 	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		if err := each(ad); err != nil {
+	return binary.BigEndian.Uint32(a.data)
+}
+
+// attrs goes through the attributes of a netlink message's body or of a nested attribute. A set of a million
+// elements has several million: this allocates nothing and copies nothing.
+func attrs(b []byte, each func(a attr) error) error {
+	const header = 4
+	for len(b) >= header {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < header || size > len(b) {
+			return fmt.Errorf("netlink attribute of %d bytes in %d", size, len(b))
+		}
+		kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+		if err := each(attr{kind, b[header:size]}); err != nil {
 			return err
 		}
+		b = b[min(len(b), (size+3)&^3):]
 	}
-	return ad.Err()
+	return nil
 }
 
 // body returns the attributes of an nf_tables message, behind its 4 bytes of header.
@@ -44,7 +68,7 @@ func body(m netlink.Message) []byte {
 
 // parseChain reads a chain without its rules.
 func parseChain(m netlink.Message) (table, name string, c Chain, err error) {
-	err = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+	err = attrs(body(m), func(ad attr) error {
 		switch ad.Type() {
 		case unix.NFTA_CHAIN_TABLE:
 			table = ad.String()
@@ -55,7 +79,7 @@ func parseChain(m netlink.Message) (table, name string, c Chain, err error) {
 		case unix.NFTA_CHAIN_POLICY:
 			c.Hook.Drop = ad.Uint32() == 0 // NF_DROP
 		case unix.NFTA_CHAIN_HOOK:
-			return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+			return attrs(ad.Bytes(), func(ad attr) error {
 				switch ad.Type() {
 				case unix.NFTA_HOOK_HOOKNUM:
 					c.Hook.Number = ad.Uint32()
@@ -74,7 +98,7 @@ func parseChain(m netlink.Message) (table, name string, c Chain, err error) {
 func parseSet(m netlink.Message) (s *Set, flaw string, err error) {
 	s = &Set{Elements: map[string]Element{}}
 	var flags uint32
-	err = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+	err = attrs(body(m), func(ad attr) error {
 		switch ad.Type() {
 		case unix.NFTA_SET_NAME:
 			s.Name = ad.String()
@@ -87,7 +111,7 @@ func parseSet(m netlink.Message) (s *Set, flaw string, err error) {
 		case unix.NFTA_SET_DATA_LEN:
 			s.DataLen = ad.Uint32()
 		case unix.NFTA_SET_DESC:
-			return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+			return attrs(ad.Bytes(), func(ad attr) error {
 				if ad.Type() == unix.NFTA_SET_DESC_SIZE {
 					s.Size = ad.Uint32()
 				}
@@ -116,11 +140,11 @@ type rawElement struct {
 
 // parseElements reads the elements in one message of a set's dump.
 func parseElements(m netlink.Message, spec SetSpec, each func(rawElement)) error {
-	return attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+	return attrs(body(m), func(ad attr) error {
 		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			return nil
 		}
-		return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+		return attrs(ad.Bytes(), func(ad attr) error {
 			el, err := parseElement(ad.Bytes(), spec)
 			if err == nil {
 				each(el)
@@ -134,7 +158,7 @@ func parseElements(m netlink.Message, spec SetSpec, each func(rawElement)) error
 // that it differs from every element that svcproxy makes.
 func parseElement(b []byte, spec SetSpec) (el rawElement, err error) {
 	var odd []string
-	err = attrs(b, func(ad *netlink.AttributeDecoder) (err error) {
+	err = attrs(b, func(ad attr) (err error) {
 		switch ad.Type() {
 		case unix.NFTA_SET_ELEM_KEY:
 			el.Key, err = dataValue(ad.Bytes())
@@ -162,7 +186,7 @@ func parseElement(b []byte, spec SetSpec) (el rawElement, err error) {
 }
 
 func dataValue(b []byte) (out string, err error) {
-	err = attrs(b, func(ad *netlink.AttributeDecoder) error {
+	err = attrs(b, func(ad attr) error {
 		if ad.Type() == unix.NFTA_DATA_VALUE {
 			out = string(ad.Bytes())
 		}
@@ -172,7 +196,7 @@ func dataValue(b []byte) (out string, err error) {
 }
 
 func dataVerdict(b []byte) (out string, err error) {
-	err = attrs(b, func(ad *netlink.AttributeDecoder) error {
+	err = attrs(b, func(ad attr) error {
 		if ad.Type() != unix.NFTA_DATA_VERDICT {
 			return nil
 		}
@@ -185,7 +209,7 @@ func dataVerdict(b []byte) (out string, err error) {
 func verdictOf(b []byte) (string, error) {
 	var kind expr.VerdictKind
 	var chain string
-	err := attrs(b, func(ad *netlink.AttributeDecoder) error {
+	err := attrs(b, func(ad attr) error {
 		switch ad.Type() {
 		case unix.NFTA_VERDICT_CODE:
 			kind = expr.VerdictKind(int32(ad.Uint32()))
@@ -228,12 +252,12 @@ func joinIntervals(ends []rawElement) map[string]Element {
 // parseRule reads a rule and the chain it is in.
 func parseRule(f model.Family, m netlink.Message) (chain string, r Rule, err error) {
 	var found []any
-	err = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+	err = attrs(body(m), func(ad attr) error {
 		switch ad.Type() {
 		case unix.NFTA_RULE_CHAIN:
 			chain = ad.String()
 		case unix.NFTA_RULE_EXPRESSIONS:
-			return attrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+			return attrs(ad.Bytes(), func(ad attr) error {
 				e, err := parseExpr(f, ad.Bytes())
 				found = append(found, e)
 				return err
@@ -246,7 +270,7 @@ func parseRule(f model.Family, m netlink.Message) (chain string, r Rule, err err
 
 // splitExpr returns an expression's name and its attributes.
 func splitExpr(b []byte) (name string, data []byte, err error) {
-	err = attrs(b, func(ad *netlink.AttributeDecoder) error {
+	err = attrs(b, func(ad attr) error {
 		switch ad.Type() {
 		case unix.NFTA_EXPR_NAME:
 			name = ad.String()
@@ -307,7 +331,7 @@ func newExpr(name string, data []byte) expr.Any {
 // isVerdict tells whether an immediate expression is a verdict.
 func isVerdict(immediate []byte) bool {
 	found := false
-	err := attrs(immediate, func(ad *netlink.AttributeDecoder) error {
+	err := attrs(immediate, func(ad attr) error {
 		if ad.Type() == unix.NFTA_IMMEDIATE_DREG {
 			found = ad.Uint32() == unix.NFT_REG_VERDICT
 		}

@@ -40,34 +40,37 @@ func render(f model.Family, s *plan.Service) (*fragment, error) {
 
 func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
 	n := uint32(len(p.Endpoints))
-	fr.endpoints = slices.Grow(fr.endpoints, len(p.Endpoints)*len(p.Frontends))
-	fr.hairpins = slices.Grow(fr.hairpins, len(p.Endpoints))
-	balanced := false
+	balanced := slices.ContainsFunc(p.Frontends, func(fe plan.Frontend) bool { return fe.Action == plan.Balance })
+	var data []string
+	if balanced {
+		for _, e := range p.Endpoints {
+			if model.FamilyOf(e.Addr) != f || e.Port == 0 {
+				return fmt.Errorf("port %s: endpoint %s is no %s endpoint", p.Name, e.AddrPort(), f)
+			}
+		}
+		data = endpointData(p.Endpoints)
+		fr.classes = append(fr.classes, n)
+		fr.hairpins = slices.Grow(fr.hairpins, len(p.Endpoints))
+		for _, e := range p.Endpoints {
+			fr.hairpins = append(fr.hairpins, e.Addr)
+		}
+	}
+	name := comment(p.Name)
 	for _, fe := range p.Frontends {
 		if err := checkFrontend(f, p, fe); err != nil {
 			return err
 		}
 		key := frontendKey(fe.FrontendKey)
-		el := Element{Data: "goto " + noEndpointsChain, Comment: comment(p.Name)}
+		el := Element{Data: "goto " + noEndpointsChain, Comment: name}
 		if fe.Action == plan.Balance {
-			balanced = true
 			el.Data = "goto " + balanceChain(n)
-			for i, e := range p.Endpoints {
-				fr.endpoints = append(fr.endpoints, KeyedElement{endpointKey(key, uint32(i)), Element{Data: endpointData(e)}})
+			fr.endpoints = slices.Grow(fr.endpoints, len(data))
+			for i, k := range endpointKeys(key, n) {
+				fr.endpoints = append(fr.endpoints, KeyedElement{k, Element{Data: data[i]}})
 			}
 		}
-		fr.services = append(fr.services, KeyedElement{string(key), el})
+		fr.services = append(fr.services, KeyedElement{key, el})
 		fr.clusterIPs = append(fr.clusterIPs, fe.Addr)
-	}
-	if !balanced {
-		return nil
-	}
-	fr.classes = append(fr.classes, n)
-	for _, e := range p.Endpoints {
-		if model.FamilyOf(e.Addr) != f || e.Port == 0 {
-			return fmt.Errorf("port %s: endpoint %s is no %s endpoint", p.Name, e.AddrPort(), f)
-		}
-		fr.hairpins = append(fr.hairpins, e.Addr)
 	}
 	return nil
 }
@@ -96,27 +99,65 @@ func checkFrontend(f model.Family, p *plan.ServicePort, fe plan.Frontend) error 
 // Keys and data are concatenations in the kernel's registers: each field is padded to 4 bytes, addresses and
 // ports are in network order, and an index is in the machine's own, as numgen leaves it.
 
-func frontendKey(k plan.FrontendKey) []byte {
-	b := append(make([]byte, 0, 28), k.Addr.AsSlice()...)
+func frontendKey(k plan.FrontendKey) string {
+	b := appendAddr(make([]byte, 0, 24), k.Addr)
 	b = append(b, byte(k.Protocol), 0, 0, 0)
-	return appendPort(b, k.Port)
+	return string(appendPort(b, k.Port))
+}
+
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		v4 := a.As4()
+		return append(b, v4[:]...)
+	}
+	v6 := a.As16()
+	return append(b, v6[:]...)
 }
 
 func appendPort(b []byte, port uint16) []byte {
 	return append(binary.BigEndian.AppendUint16(b, port), 0, 0)
 }
 
-func endpointKey(frontend []byte, index uint32) string {
-	return string(binary.NativeEndian.AppendUint32(slices.Clip(frontend), index))
+func endpointKey(frontend string, index uint32) string {
+	return string(binary.NativeEndian.AppendUint32([]byte(frontend), index))
 }
 
-func endpointData(e plan.Endpoint) string {
-	return string(appendPort(e.Addr.AsSlice(), e.Port))
+// endpointKeys returns the keys of a frontend's first n indices. They share their memory, as does the data
+// of its endpoints: there are many of both.
+func endpointKeys(frontend string, n uint32) []string {
+	size := len(frontend) + 4
+	b := make([]byte, 0, size*int(n))
+	for i := range n {
+		b = binary.NativeEndian.AppendUint32(append(b, frontend...), i)
+	}
+	return cut(string(b), size)
 }
 
-func addrKey(a netip.Addr) string { return string(a.AsSlice()) }
+func endpointData(endpoints []plan.Endpoint) []string {
+	b := make([]byte, 0, 20*len(endpoints))
+	for _, e := range endpoints {
+		b = appendPort(appendAddr(b, e.Addr), e.Port)
+	}
+	return cut(string(b), len(b)/max(len(endpoints), 1))
+}
 
-func hairpinKey(a netip.Addr) string { return addrKey(a) + addrKey(a) }
+// cut cuts a string into pieces of a size.
+func cut(s string, size int) []string {
+	var out []string
+	if size > 0 {
+		out = make([]string, 0, len(s)/size)
+	}
+	for ; len(s) > 0; s = s[size:] {
+		out = append(out, s[:size])
+	}
+	return out
+}
+
+func addrKey(a netip.Addr) string { return string(appendAddr(make([]byte, 0, 16), a)) }
+
+func hairpinKey(a netip.Addr) string {
+	return string(appendAddr(appendAddr(make([]byte, 0, 32), a), a))
+}
 
 // intervals returns prefixes as the elements of an interval set. A prefix inside another is left out, as the
 // kernel takes no overlaps.

@@ -24,8 +24,8 @@ type refs struct {
 	classes              map[uint32]int
 }
 
-func newRefs() refs {
-	return refs{map[netip.Addr]int{}, map[netip.Addr]int{}, map[uint32]int{}}
+func newRefs(clusterIPs, hairpins int) refs {
+	return refs{make(map[netip.Addr]int, clusterIPs), make(map[netip.Addr]int, hairpins), map[uint32]int{}}
 }
 
 // count adds n for each of what a fragment needs.
@@ -58,10 +58,12 @@ func mergeCounts[K comparable](into, from map[K]int) {
 
 // newState renders everything, and counts. The error is a *plan.ServiceError.
 func newState(c plan.Config, services map[model.ServiceName]*plan.Service) (*state, *Ruleset, error) {
-	st := &state{config: c, services: make(map[model.ServiceName]*plan.Service, len(services)), refs: newRefs(), elements: map[string]int{}}
+	expect := expectations(services)
+	st := &state{config: c, services: make(map[model.ServiceName]*plan.Service, len(services)), elements: map[string]int{},
+		refs: newRefs(expect[clusterIPsSet], expect[hairpinSet])}
 	r := newRuleset(c.Family)
 	for _, spec := range setSpecs(r.Family) {
-		r.addSet(spec)
+		r.Sets[spec.Name] = &Set{SetSpec: spec, Elements: make(map[string]Element, expect[spec.Name])}
 	}
 	for name, s := range services {
 		if s == nil {
@@ -90,6 +92,22 @@ func newState(c plan.Config, services map[model.ServiceName]*plan.Service) (*sta
 		st.elements[name] = len(s.Elements)
 	}
 	return st, r, nil
+}
+
+// expectations guesses, rather too high, how many elements the sets will have, so that maps need not grow.
+func expectations(services map[model.ServiceName]*plan.Service) map[string]int {
+	n := map[string]int{clusterIPsSet: len(services)}
+	for _, s := range services {
+		if s == nil {
+			continue
+		}
+		for _, p := range s.Ports {
+			n[servicesMap] += len(p.Frontends)
+			n[endpointsMap] += len(p.Frontends) * len(p.Endpoints)
+			n[hairpinSet] += len(p.Endpoints)
+		}
+	}
+	return n
 }
 
 // same tells whether another state leads to the same ruleset.
@@ -154,7 +172,7 @@ type step struct {
 // a *plan.ServiceError.
 func (st *state) change(services map[model.ServiceName]*plan.Service) (*step, error) {
 	f := st.config.Family
-	s := &step{services: map[model.ServiceName]*plan.Service{}, refs: newRefs(), elements: map[string]int{},
+	s := &step{services: map[model.ServiceName]*plan.Service{}, refs: newRefs(0, 0), elements: map[string]int{},
 		have: newRuleset(f), want: newRuleset(f)}
 	for _, spec := range setSpecs(f) {
 		if !spec.Interval {

@@ -204,7 +204,7 @@ func TestConnectionsSurviveFlipsOfTheNumberOfEndpoints(t *testing.T) {
 		var clients sync.WaitGroup
 		clients.Go(func() {
 			defer stop()
-			for i := range 2000 {
+			for i := range 1000 {
 				if _, _, err := ask(t.Context(), c.client.Netns, "tcp", c.vipPort(1)); err != nil {
 					t.Errorf("%s: connection %d: %v", f, i, err)
 					return

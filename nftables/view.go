@@ -74,9 +74,9 @@ func (r *Ruleset) endpointViews(frontend KeyedElement, count uint32) []model.End
 	}
 	shares := map[string]int{}
 	for i := range count {
-		el, ok := endpoints.Elements[endpointKey([]byte(frontend.Key), i)]
+		el, ok := endpoints.Elements[endpointKey(frontend.Key, i)]
 		if !ok {
-			el, ok = endpoints.Elements[endpointKey([]byte(frontend.Key), 0)]
+			el, ok = endpoints.Elements[endpointKey(frontend.Key, 0)]
 		}
 		if ok {
 			shares[el.Data]++

@@ -164,7 +164,7 @@ func (w *watcher) see(c *commit, m netlink.Message) (what string) {
 // them as attributes 1 and 2.
 func names(m netlink.Message) (table, object string) {
 	// A notification that cannot be read names no table of svcproxy's.
-	_ = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+	_ = attrs(body(m), func(ad attr) error {
 		switch ad.Type() {
 		case 1:
 			table = ad.String()
@@ -206,7 +206,7 @@ func action(kind int, object string) string {
 // author names the process that made a generation.
 func author(m netlink.Message) string {
 	name, pid := "an unknown process", uint32(0)
-	_ = attrs(body(m), func(ad *netlink.AttributeDecoder) error {
+	_ = attrs(body(m), func(ad attr) error {
 		switch ad.Type() {
 		case unix.NFTA_GEN_PROC_NAME:
 			name = ad.String()
