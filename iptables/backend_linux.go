@@ -37,6 +37,7 @@ const defaultCanaryPeriod = 4 * time.Second
 type Backend struct {
 	kernel   *kernel
 	log      *zap.Logger
+	writer   *writer
 	features features
 	period   time.Duration
 	// acknowledged is what the kernel took last, nil before the first full change.
@@ -56,18 +57,24 @@ func New(o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{kernel: k, log: o.Log, features: f, period: o.CanaryPeriod}
-	if b.log == nil {
-		b.log = zap.NewNop()
-	}
+	b := &Backend{kernel: k, log: logger(o), features: f, period: o.CanaryPeriod}
+	b.writer = &writer{kernel: k, log: b.log}
 	if b.period == 0 {
 		b.period = defaultCanaryPeriod
 	}
 	return b, nil
 }
 
+func logger(o Options) *zap.Logger {
+	if o.Log == nil {
+		return zap.NewNop()
+	}
+	return o.Log
+}
+
 // Apply brings a change into the kernel with one transaction a table; a third one if in the same change
-// some Services lose all endpoints and others get their first. Its error is a *plan.ServiceError or a
+// some Services lose all endpoints and others get their first; more where the kernel takes no large ones. Its
+// error is a *plan.ServiceError or a
 // *plan.RefusedError where a Service may be at fault; then the kernel holds what it held before.
 func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error) {
 	if c.Full {
@@ -80,12 +87,12 @@ func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error)
 	if err != nil {
 		return plan.Result{}, err
 	}
-	result, err := b.write(ctx, p.deltas())
+	written, err := b.writer.write(ctx, p.deltas())
 	if err != nil {
 		return plan.Result{}, err
 	}
 	b.acknowledged.commit(p)
-	return result, nil
+	return plan.Result{Writes: written}, nil
 }
 
 // applyFull makes the kernel equal to a whole plan, whatever it holds.
@@ -110,11 +117,11 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 	if err != nil {
 		return plan.Result{}, err
 	}
-	written, err := b.write(ctx, replace(observed, want, next.rejects))
+	written, err := b.writer.write(ctx, replace(observed, want, next.rejects))
 	if err != nil {
 		return plan.Result{}, err
 	}
-	result.Writes = jumps + written.Writes
+	result.Writes = jumps + written
 	b.acknowledged = next
 	b.programmed.Store(true)
 	return result, nil
@@ -187,41 +194,6 @@ func replace(observed, want *Ruleset, rejects []Rule) []delta {
 		}
 	}
 	return deltas
-}
-
-// write runs the transactions one by one. If one is refused, those before it are taken back, so that the
-// kernel holds what it held before.
-func (b *Backend) write(ctx context.Context, deltas []delta) (plan.Result, error) {
-	var result plan.Result
-	for i := range deltas {
-		d := &deltas[i]
-		input := d.appendText(nil)
-		start := time.Now()
-		if err := b.kernel.restore(ctx, input); err != nil {
-			return plan.Result{}, b.takeBack(ctx, deltas[:i], err)
-		}
-		b.log.Debug("iptables-restore", zap.Stringer("family", b.kernel.family), zap.String("table", d.table),
-			zap.Int("chains", len(d.write)+len(d.remove)), zap.Int("rules", d.rules), zap.Int("bytes", len(input)),
-			zap.Duration("took", time.Since(start)))
-		result.Writes += d.rules
-	}
-	return result, nil
-}
-
-// takeBack undoes transactions after a later one failed, and returns its error: a *plan.RefusedError only
-// if the kernel holds what it held before.
-func (b *Backend) takeBack(ctx context.Context, deltas []delta, cause error) error {
-	var refused *plan.RefusedError
-	if !errors.As(cause, &refused) {
-		return cause
-	}
-	for _, d := range slices.Backward(deltas) {
-		undo := d.undo()
-		if err := b.kernel.restore(ctx, undo.appendText(nil)); err != nil {
-			return fmt.Errorf("take back what came before in table %s: %v; after: %v", d.table, err, cause)
-		}
-	}
-	return cause
 }
 
 // Watch looks at the canary chains and calls drifted when one is gone, as it is after somebody has flushed

@@ -17,16 +17,15 @@ func Cleanup(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	var input []byte
+	var deltas []delta
 	for _, name := range tableNames {
 		if d := cleanup(observed.table(name)); !d.empty() {
-			input = d.appendText(input)
+			deltas = append(deltas, d)
 		}
 	}
-	if len(input) == 0 {
-		return nil
-	}
-	return k.restore(ctx, input)
+	w := &writer{kernel: k, log: logger(o)}
+	_, err = w.write(ctx, deltas)
+	return err
 }
 
 // cleanup returns what removes svcproxy's share of a table.

@@ -16,6 +16,8 @@ var (
 	ErrUnavailable = errors.New("iptables is unavailable")
 	// ErrPermission says that iptables needs CAP_NET_ADMIN and CAP_NET_RAW.
 	ErrPermission = errors.New("permission denied; iptables needs CAP_NET_ADMIN, and on the legacy kernel API CAP_NET_RAW")
+	// errTooLong says that a transaction exceeds what the socket's buffer may hold (EMSGSIZE).
+	errTooLong = errors.New("the transaction exceeds the socket's buffer, which net.core.wmem_max limits without CAP_NET_ADMIN in the first user namespace")
 	// ErrLocked says that another program held the xtables lock for too long.
 	ErrLocked = errors.New("the xtables lock is held by another program")
 )
@@ -35,7 +37,8 @@ var symptoms = []struct {
 	{"cannot allocate memory", errors.New("out of memory")},
 	{"memory allocation problem", errors.New("out of memory")},
 	{"no buffer space", errors.New("out of buffer space")},
-	{"message too long", errors.New("out of buffer space")},
+	{"message too long", errTooLong},
+	{"unable to initialize table", errors.New("the table cannot be initialized, for want of permission or of a kernel module")},
 	{"resource temporarily unavailable", errors.New("resource temporarily unavailable")},
 	{"interrupted system call", errors.New("interrupted")},
 }

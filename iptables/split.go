@@ -1,52 +1,89 @@
 package iptables
 
-import (
-	"errors"
-	"strings"
-)
+import "slices"
 
-var errQuote = errors.New("quotation does not end")
-
-// split divides a line of iptables-save into words, as iptables-restore does: words are parted by spaces
-// except in double quotes, where a backslash makes the next character stand for itself. It appends to words.
-func split(words []string, line string) ([]string, error) {
-	for {
-		line = strings.TrimLeft(line, " ")
-		if line == "" {
-			return words, nil
-		}
-		if line[0] != '"' {
-			word, rest, _ := strings.Cut(line, " ")
-			words, line = append(words, word), rest
-			continue
-		}
-		end := strings.IndexAny(line[1:], `"\`) + 1
-		if end == 0 {
-			return nil, errQuote
-		}
-		if line[end] == '"' {
-			words, line = append(words, line[1:end]), line[end+1:]
-			continue
-		}
-		word, rest, err := unescape(line[1:])
-		if err != nil {
-			return nil, err
-		}
-		words, line = append(words, word), rest
+// split divides a change into smaller ones, each of which adds at most so many bytes of text, or one chain.
+// They follow each other so that no rule leads to a chain that is not yet or no longer there, and no
+// connection falls through between them: chains come before those that lead to them, and go after.
+func (d *delta) split(most int) []delta {
+	s := splitter{whole: d, most: most, part: delta{table: d.table}}
+	for _, name := range calleesFirst(names(d.write), d.want) {
+		s.add(name, func(p *delta) { p.write = append(p.write, chain{name, d.want[name]}) })
 	}
+	s.part.unjump = d.unjump
+	s.part.rules += len(d.unjump)
+	for _, name := range d.flush {
+		s.add(name, func(p *delta) { p.flush = append(p.flush, name) })
+	}
+	for _, name := range slices.Backward(calleesFirst(d.remove, d.base)) {
+		s.add(name, func(p *delta) { p.remove = append(p.remove, name) })
+	}
+	if !s.part.empty() {
+		s.pieces = append(s.pieces, s.part)
+	}
+	return s.pieces
 }
 
-// unescape reads up to the closing quote and returns what follows it too.
-func unescape(s string) (word, rest string, err error) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '"':
-			return b.String(), s[i+1:], nil
-		case s[i] == '\\' && i+1 < len(s):
-			i++
-		}
-		b.WriteByte(s[i])
+// splitter collects chains into pieces.
+type splitter struct {
+	whole  *delta
+	most   int
+	pieces []delta
+	part   delta
+	size   int
+}
+
+// add puts what is done to one chain into the present piece, or into a new one.
+func (s *splitter) add(name string, put func(*delta)) {
+	want, wanted := s.whole.want[name]
+	size := len(appendRules(appendChain(nil, name), name, want))
+	if s.size > 0 && s.size+size > s.most {
+		s.pieces = append(s.pieces, s.part)
+		s.part, s.size = delta{table: s.whole.table}, 0
 	}
-	return "", "", errQuote
+	if s.part.base == nil {
+		s.part.base, s.part.want = map[string][]Rule{}, map[string][]Rule{}
+	}
+	base, existed := s.whole.base[name]
+	if existed {
+		s.part.base[name] = base
+	}
+	if wanted {
+		s.part.want[name] = want
+	}
+	s.size += size
+	s.part.rules += len(base) + len(want)
+	put(&s.part)
+}
+
+func names(chains []chain) []string {
+	all := make([]string, len(chains))
+	for i := range chains {
+		all[i] = chains[i].name
+	}
+	return all
+}
+
+// calleesFirst orders chains so that each comes after those that its rules lead to.
+func calleesFirst(names []string, chains map[string][]Rule) []string {
+	waiting := make(map[string]bool, len(names))
+	for _, name := range names {
+		waiting[name] = true
+	}
+	ordered := make([]string, 0, len(names))
+	var visit func(name string)
+	visit = func(name string) {
+		if !waiting[name] {
+			return
+		}
+		delete(waiting, name)
+		for i := range chains[name] {
+			visit(chains[name][i].Target)
+		}
+		ordered = append(ordered, name)
+	}
+	for _, name := range names {
+		visit(name)
+	}
+	return ordered
 }
