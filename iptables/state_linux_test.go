@@ -96,7 +96,11 @@ func TestIncrementalEqualsFull(t *testing.T) {
 		all := map[model.ServiceName]*plan.Service{}
 		for range rapid.IntRange(1, 12).Draw(t, "rounds") {
 			changed := change(t, f)
-			kernel.restore(t, s.apply(t, changed))
+			deltas := s.apply(t, changed)
+			if most := rapid.SampledFrom([]int{0, 1, 5000}).Draw(t, "most bytes"); most > 0 {
+				deltas = (&writer{most: most}).split(deltas)
+			}
+			kernel.restore(t, deltas)
 			maps.Copy(all, changed)
 			maps.DeleteFunc(all, func(_ model.ServiceName, v *plan.Service) bool { return v == nil })
 		}
@@ -189,4 +193,30 @@ func TestNoConnectionFallsThrough(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestTakingBack undoes a change, whole and in pieces.
+func TestTakingBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		services := change(t, model.IPv4)
+		maps.DeleteFunc(services, func(_ model.ServiceName, v *plan.Service) bool { return v == nil })
+		s, err := newState(config(model.IPv4), usual, services)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kernel, before := fake{s.ruleset()}, s.ruleset()
+		deltas := s.apply(t, change(t, model.IPv4))
+		if rapid.Bool().Draw(t, "in pieces") {
+			deltas = (&writer{most: 3000}).split(deltas)
+		}
+		done := deltas[:rapid.IntRange(0, len(deltas)).Draw(t, "done")]
+		kernel.restore(t, done)
+		for _, d := range slices.Backward(done) {
+			kernel.restore(t, []delta{d.undo()})
+		}
+		if !kernel.Equal(before) {
+			n, example := drift(before, kernel.Ruleset)
+			t.Fatalf("%d rules differ, such as %s", n, example)
+		}
+	})
 }
