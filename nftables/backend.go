@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,7 +110,12 @@ func (b *Backend) applyStep(ctx context.Context, c plan.Change) (plan.Result, er
 	d := Diff(s.have, s.want)
 	acked := b.acked
 	if !d.Empty() {
-		if err := b.write(d.ops()); err != nil {
+		err := b.write(d.ops())
+		if unknownOutcome(err) {
+			c.Services, c.Full = acked.with(c.Services), true
+			return b.applyFull(ctx, c)
+		}
+		if err != nil {
 			return plan.Result{}, err
 		}
 	}
@@ -145,6 +151,24 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 	if err != nil {
 		return plan.Result{}, err
 	}
+	var res plan.Result
+	for try := 0; ; try++ {
+		more, err := b.program(ctx, st, want)
+		res.Writes, res.Drift = res.Writes+more.Writes, max(res.Drift, more.Drift)
+		res.Example = cmp.Or(res.Example, more.Example)
+		if err == nil || !unknownOutcome(err) || try == readBacks {
+			return res, err
+		}
+		b.log.Info("The kernel's answer was lost; reading back what it took", zap.Error(err))
+	}
+}
+
+// readBacks is how often a full change begins again after an answer was lost. Of many new rules, each of
+// which the kernel echoes, the answers may not fit into a small buffer although all was taken.
+const readBacks = 2
+
+// program makes the kernel hold a state, whatever it holds now.
+func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.Result, error) {
 	have, err := b.kernel.observe(ctx)
 	if err != nil {
 		return plan.Result{}, fmt.Errorf("read table %s %s: %w", familyWord(b.family), TableName, err)
@@ -161,7 +185,7 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 	}
 	if !d.Empty() {
 		if err := b.write(d.ops()); err != nil {
-			return plan.Result{}, err
+			return res, err
 		}
 	}
 	b.noteSizes(d, have, want)

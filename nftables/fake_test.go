@@ -15,7 +15,7 @@ type fakeKernel struct {
 	r *Ruleset
 	// room is the most bytes of a transaction; 0 for no limit.
 	room int
-	// fail is returned by the next commit, which takes nothing.
+	// fail is returned by commits, which take nothing.
 	fail error
 	// lose makes the next commit answer ENOBUFS although it is carried out.
 	lose bool
@@ -50,9 +50,8 @@ func clone(r *Ruleset) *Ruleset {
 }
 
 func (k *fakeKernel) commit(ops []op) error {
-	if err := k.fail; err != nil {
-		k.fail = nil
-		return err
+	if k.fail != nil {
+		return k.fail
 	}
 	size := 0
 	for _, o := range ops {

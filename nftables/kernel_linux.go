@@ -102,7 +102,8 @@ func (k *linux) close() error {
 	return errors.Join(k.conn.CloseLasting(), k.ns.Close())
 }
 
-// minCapacity is below what an unprivileged socket may have: half of SOCK_MIN_SNDBUF's usual default.
+// minCapacity in bytes fits into the buffer of a socket as the kernel makes it: net.core.wmem_default is
+// 208 KiB unless somebody lowered it, and then halves of this are tried.
 const minCapacity = 64 << 10
 
 func (k *linux) capacity() int {

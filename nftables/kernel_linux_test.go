@@ -2,8 +2,10 @@ package nftables
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"svcproxy/model"
 	"svcproxy/plan"
@@ -137,4 +139,49 @@ func TestNftListsWhatTheBackendPrograms(t *testing.T) {
 		}
 		ns.Run(t, "nft", "-j", "list", "ruleset")
 	})
+}
+
+func TestIncrementalChangesInTheKernelEndWhereRenderDoes(t *testing.T) {
+	for _, f := range model.Families {
+		rnd := rand.New(rand.NewPCG(5, uint64(f)))
+		bl := builder{f}
+		b, _, o := open(t, f)
+		now := planOf(bl.config())
+		apply(t, b, full(now))
+		clock := time.Unix(1e9, 0)
+		b.now = func() time.Time { return clock }
+		for range 40 {
+			c := plan.Change{Config: now.Config, Services: map[model.ServiceName]*plan.Service{}}
+			for range 1 + rnd.IntN(6) {
+				s := bl.random(rnd, 2*rnd.IntN(10))
+				c.Services[s.Name], now.Services[s.Name] = s, s
+				if rnd.IntN(4) == 0 {
+					c.Services[s.Name] = nil
+					delete(now.Services, s.Name)
+				}
+			}
+			apply(t, b, c)
+		}
+		clock = clock.Add(idleTime)
+		apply(t, b, partial(now.Config))
+		differ(t, observe(t, o), render1(t, now))
+	}
+}
+
+// Of so many rules the kernel's answers don't fit into the buffer of an unprivileged user.
+func TestAsManyClassesAsEndpointCounts(t *testing.T) {
+	b, ns, o := open(t, model.IPv4)
+	bl := builder{model.IPv4}
+	var services []*plan.Service
+	for i := range 251 {
+		services = append(services, bl.service(i, bl.endpoints(0, i), model.TCP))
+	}
+	p := planOf(bl.config(), services...)
+	apply(t, b, full(p))
+	r := observe(t, o)
+	differ(t, r, render1(t, p))
+	if len(r.Chains) != 250+4 {
+		t.Errorf("%d chains", len(r.Chains))
+	}
+	ns.Run(t, "nft", "list", "ruleset")
 }
