@@ -17,6 +17,15 @@
 // tracking; its sender tries again, as TCP does by itself, and is then rejected. Kernels before about 6.17
 // may also miss a single lookup while a set changes; only Linux 6.18 was measured.
 //
+// A packet for a ClusterIP in use, but for none of its ports, is rejected, and one for an address in a known
+// range of Services that none has is dropped: both in the base chains, as reject works in NAT chains since
+// Linux 5.9.
+//
+// Masquerading needs no mark: in postrouting, connection tracking knows the original destination. Where the
+// prefixes of pods are known, connections to a ClusterIP from other sources are masqueraded, the node's own
+// among them, as kube-proxy does. An endpoint that is sent to itself always is; since a plan does not say
+// which endpoints are on this node, the set hairpin has a pair for each of them.
+//
 // Render computes the Ruleset of a plan, a pure value. One Diff compares two of them, for an incremental
 // change the parts that the change touches and for a full one the whole of what was observed, and its
 // result is written as one transaction, or as ordered ones where the kernel caps the socket's buffer.

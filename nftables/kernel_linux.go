@@ -44,9 +44,7 @@ type linux struct {
 	ns          *os.File
 	writeBuffer int
 	conn        *nft.Conn
-	// buffered is the size of the socket's write buffer.
-	buffered int
-	port     uint32
+	port        uint32
 	// opened is told the port of each new connection.
 	opened func(port uint32)
 }

@@ -185,3 +185,48 @@ func TestAsManyClassesAsEndpointCounts(t *testing.T) {
 	}
 	ns.Run(t, "nft", "list", "ruleset")
 }
+
+// othersTables hold what svcproxy never makes, in the other families too.
+const othersTables = `
+table inet svcproxy { chain c { type filter hook input priority 0; policy accept; ct state invalid drop; } }
+table arp svcproxy { chain c { type filter hook input priority 0; arp operation request accept; } }
+table bridge b { chain c { type filter hook prerouting priority 0; ether type ip accept; } }
+table netdev n { chain c { } }
+table ip a {
+	counter hits { }
+	quota q { over 25 mbytes }
+	limit l { rate 10/second }
+	set named { type ifname . inet_service; flags interval; elements = { "eth*" . 1-2 } }
+	set timed { type ipv4_addr; flags dynamic,timeout; timeout 1h; size 10; }
+	map marks { type mark : verdict; elements = { 1 : accept comment "x" } }
+	chain c {
+		type filter hook prerouting priority -300; policy accept;
+		tcp option maxseg size set rt mtu
+		meta mark vmap @marks
+		iifname . tcp dport @named counter name hits
+		tcp flags syn limit name "l" update @timed { ip saddr }
+		jhash ip saddr mod 4 vmap { 0 : accept, 1-3 : continue }
+		log prefix "x" group 1
+	}
+}
+`
+
+func TestOthersTablesAreNeitherReadNorTouched(t *testing.T) {
+	p := samples(model.IPv4)["usual"]
+	b, ns, o := open(t, model.IPv4)
+	ns.RunInput(t, othersTables, "nft", "-f", "-")
+	before := ns.Run(t, "nft", "list", "ruleset")
+	if r := observe(t, o); r.Exists {
+		t.Errorf("taken for svcproxy's table: %s", r.Text())
+	}
+	apply(t, b, full(p))
+	differ(t, observe(t, o), render1(t, p))
+	ns.RunInput(t, "add counter ip svcproxy theirs\nadd quota ip svcproxy theirs2 { over 1 mbytes }\n", "nft", "-f", "-")
+	differ(t, observe(t, o), render1(t, p))
+	if err := Cleanup(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if after := ns.Run(t, "nft", "list", "ruleset"); after != before {
+		t.Errorf("others' tables changed\nbefore %s\nafter %s", before, after)
+	}
+}
