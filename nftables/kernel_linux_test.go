@@ -188,27 +188,29 @@ func TestAsManyClassesAsEndpointCounts(t *testing.T) {
 
 // othersTables hold what svcproxy never makes, in the other families too.
 const othersTables = `
-table inet svcproxy { chain c { type filter hook input priority 0; policy accept; ct state invalid drop; } }
-table arp svcproxy { chain c { type filter hook input priority 0; arp operation request accept; } }
-table bridge b { chain c { type filter hook prerouting priority 0; ether type ip accept; } }
-table netdev n { chain c { } }
-table ip a {
-	counter hits { }
-	quota q { over 25 mbytes }
-	limit l { rate 10/second }
-	set named { type ifname . inet_service; flags interval; elements = { "eth*" . 1-2 } }
-	set timed { type ipv4_addr; flags dynamic,timeout; timeout 1h; size 10; }
-	map marks { type mark : verdict; elements = { 1 : accept comment "x" } }
-	chain c {
-		type filter hook prerouting priority -300; policy accept;
-		tcp option maxseg size set rt mtu
-		meta mark vmap @marks
-		iifname . tcp dport @named counter name hits
-		tcp flags syn limit name "l" update @timed { ip saddr }
-		jhash ip saddr mod 4 vmap { 0 : accept, 1-3 : continue }
-		log prefix "x" group 1
-	}
-}
+add table inet svcproxy
+add chain inet svcproxy c { type filter hook input priority 0; policy accept; }
+add rule inet svcproxy c ct state invalid drop
+add table arp svcproxy
+add chain arp svcproxy c { type filter hook input priority 0; policy accept; }
+add table bridge b
+add chain bridge b c { type filter hook prerouting priority 0; policy accept; }
+add rule bridge b c ether type ip accept
+add table netdev n
+add table ip a
+add counter ip a hits
+add quota ip a much { over 25 mbytes; }
+add limit ip a often { rate 10/second; }
+add set ip a named { type ifname . inet_service; flags interval; }
+add element ip a named { "eth*" . 1-2 }
+add set ip a timed { type ipv4_addr; flags dynamic,timeout; timeout 1h; size 10; }
+add map ip a marks { type mark : verdict; }
+add element ip a marks { 1 comment "x" : accept }
+add chain ip a c { type filter hook prerouting priority -300; policy accept; }
+add rule ip a c meta mark vmap @marks
+add rule ip a c iifname . tcp dport @named counter name hits
+add rule ip a c limit rate 5/second update @timed { ip saddr }
+add rule ip a c ip saddr 10.1.2.3 ip ttl 1-5 ct state new accept
 `
 
 func TestOthersTablesAreNeitherReadNorTouched(t *testing.T) {
