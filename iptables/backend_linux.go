@@ -73,9 +73,9 @@ func logger(o Options) *zap.Logger {
 }
 
 // Apply brings a change into the kernel with one transaction a table; a third one if in the same change
-// some Services lose all endpoints and others get their first; more where the kernel takes no large ones. Its
-// error is a *plan.ServiceError or a
-// *plan.RefusedError where a Service may be at fault; then the kernel holds what it held before.
+// some Services lose all endpoints and others get their first; more where the kernel takes no large ones.
+// Its error is a *plan.ServiceError or a *plan.RefusedError where a Service may be at fault; then the kernel
+// holds what it held before.
 func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error) {
 	if c.Full {
 		return b.applyFull(ctx, c)

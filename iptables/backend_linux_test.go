@@ -362,3 +362,44 @@ func TestKubeProxyIsReplaced(t *testing.T) {
 		})
 	}
 }
+
+// TestKubeProxyCanTakeOver does what kube-proxy does at its first sync: it looks for its jumps, rewrites the
+// chains that it always has, and deletes those whose names it knows.
+func TestKubeProxyCanTakeOver(t *testing.T) {
+	everywhere(t, func(t *testing.T, n *node) {
+		f := n.options.Family
+		p := planOf(f)
+		p.Config.LocalPods = append(p.Config.LocalPods, host(pod(f, 0, 0)))
+		for i := range flatLimit + 50 {
+			s := service(f, i, i%3)
+			p.Services[s.Name] = s
+		}
+		n.apply(t, full(p))
+		for _, jump := range [][]string{
+			{"nat", "PREROUTING", "-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"},
+			{"nat", "OUTPUT", "-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"},
+			{"nat", "POSTROUTING", "-m", "comment", "--comment", "kubernetes postrouting rules", "-j", "KUBE-POSTROUTING"},
+			{"filter", "FORWARD", "-m", "conntrack", "--ctstate", "NEW", "-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"},
+			{"filter", "OUTPUT", "-m", "conntrack", "--ctstate", "NEW", "-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"},
+			{"filter", "FORWARD", "-m", "comment", "--comment", "kubernetes forwarding rules", "-j", "KUBE-FORWARD"},
+		} {
+			n.Run(t, n.command(""), append([]string{"--wait", "-t", jump[0], "-C", jump[1]}, jump[2:]...)...)
+		}
+		var flush, remove strings.Builder
+		flush.WriteString("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n")
+		nat, _, _ := strings.Cut(n.saved(t), "COMMIT")
+		for line := range strings.Lines(nat) {
+			chain, _, _ := strings.Cut(strings.TrimPrefix(line, ":"), " ")
+			for _, prefix := range servicePrefixes {
+				if line[0] == ':' && strings.HasPrefix(chain, prefix) {
+					fmt.Fprintf(&flush, ":%s - [0:0]\n", chain)
+					fmt.Fprintf(&remove, "-X %s\n", chain)
+				}
+			}
+		}
+		n.RunInput(t, flush.String()+remove.String()+"COMMIT\n", n.command("-restore"), "--noflush", "--counters")
+		if nat, _, _ = strings.Cut(n.saved(t), "COMMIT"); strings.Contains(nat, ":KUBE-SVC-") {
+			t.Error("chains of Services are left")
+		}
+	})
+}

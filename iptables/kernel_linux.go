@@ -110,7 +110,7 @@ func (k *kernel) features() (features, error) {
 
 // observe reads the ruleset back.
 func (k *kernel) observe(ctx context.Context) (*Ruleset, error) {
-	var text bytes.Buffer
+	var text strings.Builder
 	for _, table := range tableNames {
 		var stderr bytes.Buffer
 		cmd := exec.CommandContext(ctx, k.binary+"-save", "-t", table)

@@ -12,6 +12,9 @@ import (
 	"svcproxy/plan"
 )
 
+// textPerRule is about how many bytes of text a rule takes, with its share of the line for its chain.
+const textPerRule = 160
+
 // writer runs transactions.
 type writer struct {
 	kernel *kernel
@@ -30,7 +33,7 @@ func (w *writer) write(ctx context.Context, deltas []delta) (written int, err er
 	}
 	for i := 0; i < len(deltas); {
 		d := &deltas[i]
-		input := d.appendText(nil)
+		input := d.appendText(make([]byte, 0, textPerRule*d.rules))
 		start := time.Now()
 		err := w.kernel.restore(ctx, input)
 		if errors.Is(err, errTooLong) {
