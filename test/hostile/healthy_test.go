@@ -10,10 +10,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The healthy Services: healthyServices of them in a namespace of their own, of both families, at port
-// healthyPort, each with the servers as its endpoints.
+// The healthy Services: healthyServices of them, of both families, in a namespace of their own whose name wins
+// disputes between Services of one age. They answer at healthyPort, each with all servers as its endpoints.
 const (
-	healthyNamespace = "healthy"
+	healthyNamespace = "a-healthy"
 	healthyServices  = 4
 	healthyPort      = 80
 	serverPort       = 8080

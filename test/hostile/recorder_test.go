@@ -74,3 +74,10 @@ func (r *recorder) failures() []error {
 	defer r.mu.Unlock()
 	return r.errors
 }
+
+// service returns what was acknowledged of one Service, or nil.
+func (r *recorder) service(name model.ServiceName) *plan.Service {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.acked[name]
+}
