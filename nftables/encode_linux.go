@@ -130,21 +130,30 @@ func encodeElements(s *Set, elements []KeyedElement, keysOnly bool) ([]nft.SetEl
 		return encodeIntervals(elements), nil
 	}
 	out := make([]nft.SetElement, len(elements))
+	b := make([]byte, 0, len(elements)*int(s.KeyLen+s.DataLen)) // for all of them at once
+	bytesOf := func(text string) []byte {
+		b = append(b, text...)
+		return b[len(b)-len(text) : len(b) : len(b)]
+	}
+	verdicts := map[string]*expr.Verdict{}
 	for i, el := range elements {
-		out[i].Key = []byte(el.Key)
+		out[i].Key = bytesOf(el.Key)
 		if keysOnly {
 			continue
 		}
 		out[i].Comment = el.Comment
 		switch {
 		case s.Verdict:
-			v, err := parseVerdict(el.Data)
-			if err != nil {
-				return nil, err
+			if verdicts[el.Data] == nil {
+				v, err := parseVerdict(el.Data)
+				if err != nil {
+					return nil, err
+				}
+				verdicts[el.Data] = v
 			}
-			out[i].VerdictData = v
+			out[i].VerdictData = verdicts[el.Data]
 		case s.Map:
-			out[i].Val = []byte(el.Data)
+			out[i].Val = bytesOf(el.Data)
 		}
 	}
 	return out, nil

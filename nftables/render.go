@@ -21,8 +21,9 @@ func Render(p *plan.Plan) (*Ruleset, error) {
 // fragment is a Service's part of a ruleset.
 type fragment struct {
 	services, endpoints []KeyedElement
-	// clusterIPs and hairpins are the addresses whose elements the Service shares with others.
-	clusterIPs, hairpins []netip.Addr
+	// clusterIPs and hairpins are the addresses, in the kernel's bytes, whose elements the Service shares
+	// with others.
+	clusterIPs, hairpins []string
 	// classes are the numbers of endpoints for which it needs a chain.
 	classes []uint32
 }
@@ -50,9 +51,9 @@ func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
 		}
 		data = endpointData(p.Endpoints)
 		fr.classes = append(fr.classes, n)
-		fr.hairpins = slices.Grow(fr.hairpins, len(p.Endpoints))
-		for _, e := range p.Endpoints {
-			fr.hairpins = append(fr.hairpins, e.Addr)
+		fr.hairpins = slices.Grow(fr.hairpins, len(data))
+		for _, d := range data {
+			fr.hairpins = append(fr.hairpins, d[:f.Bits()/8])
 		}
 	}
 	name := comment(p.Name)
@@ -70,7 +71,7 @@ func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
 			}
 		}
 		fr.services = append(fr.services, KeyedElement{key, el})
-		fr.clusterIPs = append(fr.clusterIPs, fe.Addr)
+		fr.clusterIPs = append(fr.clusterIPs, key[:f.Bits()/8])
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"maps"
-	"net/netip"
 
 	"svcproxy/model"
 	"svcproxy/plan"
@@ -20,12 +19,12 @@ type state struct {
 
 // refs counts how many Services need each shared element or chain.
 type refs struct {
-	clusterIPs, hairpins map[netip.Addr]int
+	clusterIPs, hairpins map[string]int
 	classes              map[uint32]int
 }
 
 func newRefs(clusterIPs, hairpins int) refs {
-	return refs{make(map[netip.Addr]int, clusterIPs), make(map[netip.Addr]int, hairpins), map[uint32]int{}}
+	return refs{make(map[string]int, clusterIPs), make(map[string]int, hairpins), map[uint32]int{}}
 }
 
 // count adds n for each of what a fragment needs.
@@ -149,13 +148,9 @@ func (r *Ruleset) addOwn(fr *fragment) {
 	}
 }
 
-func (r *Ruleset) addClusterIP(a netip.Addr) {
-	r.Sets[clusterIPsSet].Elements[addrKey(a)] = Element{}
-}
+func (r *Ruleset) addClusterIP(addr string) { r.Sets[clusterIPsSet].Elements[addr] = Element{} }
 
-func (r *Ruleset) addHairpin(a netip.Addr) {
-	r.Sets[hairpinSet].Elements[hairpinKey(a)] = Element{}
-}
+func (r *Ruleset) addHairpin(addr string) { r.Sets[hairpinSet].Elements[addr+addr] = Element{} }
 
 func (r *Ruleset) addClass(n uint32) { r.Chains[balanceChain(n)] = Chain{Rules: balanceRules(n)} }
 
