@@ -3,6 +3,7 @@ package hostile
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -10,6 +11,10 @@ import (
 	"svcproxy/model"
 	"svcproxy/proxier"
 )
+
+// settings are those of every proxy here.
+var settings = proxier.Settings{ClusterCIDRs: []netip.Prefix{
+	netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}}
 
 // feed is a source that gives what a test tells it to, converted as API objects are.
 type feed struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -15,10 +14,6 @@ import (
 	"svcproxy/test/dataplane"
 	"svcproxy/test/nstest"
 )
-
-// settings are those of every proxy here.
-var settings = proxier.Settings{ClusterCIDRs: []netip.Prefix{
-	netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}}
 
 // proxy is a Proxier at work in a world.
 type proxy struct {
