@@ -191,6 +191,11 @@ func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.R
 	b.noteSizes(d, have, want)
 	b.acked = st
 	b.setIdle(d, want)
+	gone := func(observed []string) func(string, time.Time) bool {
+		return func(name string, _ time.Time) bool { return !slices.Contains(observed, name) }
+	}
+	maps.DeleteFunc(b.idleChains, gone(d.idleChains))
+	maps.DeleteFunc(b.idleSets, gone(d.idleSets))
 	return res, nil
 }
 

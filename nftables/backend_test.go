@@ -182,6 +182,18 @@ func TestAChainThatSomebodyUsesStaysAndBlocksNothing(t *testing.T) {
 	}
 }
 
+func TestAnIdleChainThatSomebodyDeletedIsMadeAgain(t *testing.T) {
+	b, h := builder{model.IPv4}, newHarness(model.IPv4)
+	three, four := b.service(1, b.endpoints(0, 3), model.TCP), b.service(1, b.endpoints(0, 4), model.TCP)
+	p := planOf(b.config(), three)
+	h.apply(t, full(p))
+	h.apply(t, partial(p.Config, four))
+	delete(h.fake.r.Chains, "lb-3")
+	h.apply(t, full(planOf(p.Config, four)))
+	h.apply(t, partial(p.Config, three))
+	h.holds(t, p)
+}
+
 func TestARefusedChangeLeavesTheAcknowledgedStateInForce(t *testing.T) {
 	b, h := builder{model.IPv4}, newHarness(model.IPv4)
 	one := b.service(1, b.endpoints(0, 3), model.TCP)

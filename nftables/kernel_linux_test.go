@@ -3,6 +3,7 @@ package nftables
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -90,11 +91,18 @@ func samples(f model.Family) map[string]*plan.Plan {
 	adjacent := b.config()
 	first := adjacent.ServiceCIDRs[0]
 	adjacent.ServiceCIDRs = append(adjacent.ServiceCIDRs, prefixBehind(first))
+	widest, last := b.config(), netip.MustParsePrefix("240.0.0.0/4")
+	if f == model.IPv6 {
+		last = netip.MustParsePrefix("f000::/4")
+	}
+	widest.LocalPods = []netip.Prefix{netip.PrefixFrom(last.Addr(), 0)}
+	widest.ServiceCIDRs = append(widest.ServiceCIDRs, last, widest.ServiceCIDRs[0], netip.PrefixFrom(b.vip(1), last.Addr().BitLen()))
 	nothing := plan.Config{Family: f}
 	return map[string]*plan.Plan{
 		"usual": planOf(b.config(), services...), "odd names": planOf(b.config(), long, odd),
 		"masquerade all": planOf(everywhere, services...), "adjacent ranges": planOf(adjacent, services[0]),
-		"no ranges": planOf(nothing, services...), "no Services": planOf(b.config()), "nothing": planOf(nothing),
+		"widest ranges": planOf(widest, services[0]),
+		"no ranges":     planOf(nothing, services...), "no Services": planOf(b.config()), "nothing": planOf(nothing),
 	}
 }
 
