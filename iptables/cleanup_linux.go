@@ -8,7 +8,28 @@ import (
 // Cleanup removes what svcproxy programmed and nothing else. Its canary tells which tables it programmed;
 // where kube-proxy has taken over since, which its own canary tells, the chains are kube-proxy's now and
 // only svcproxy's canary goes. A chain that rules of others still lead to is emptied and stays.
-func Cleanup(ctx context.Context, o Options) error {
+func Cleanup(ctx context.Context, o Options) error { return removeChains(ctx, o, cleanup) }
+
+// CleanupAll also removes what kube-proxy programmed, whose chains have the same names.
+func CleanupAll(ctx context.Context, o Options) error {
+	err := removeChains(ctx, o, func(t *Table) delta {
+		d := diff(t.Name, t.Chains, nil, t.foreign)
+		d.unlink(t)
+		return d
+	})
+	if err != nil {
+		return err
+	}
+	k, err := openKernel(o.Family, o.NetNS, o.Binary)
+	if err != nil {
+		return err
+	}
+	// Declaring the chain makes it where it is missing, so that it can be deleted in any case.
+	return k.restore(ctx, []byte("*mangle\n:"+chainKubeProxyCanary+" - [0:0]\n-X "+chainKubeProxyCanary+"\nCOMMIT\n"))
+}
+
+// removeChains writes what cleanup makes of each table.
+func removeChains(ctx context.Context, o Options, cleanup func(*Table) delta) error {
 	k, err := openKernel(o.Family, o.NetNS, o.Binary)
 	if err != nil {
 		return err

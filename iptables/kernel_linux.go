@@ -5,17 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
-	"golang.org/x/sys/unix"
 
 	"svcproxy/model"
+	"svcproxy/netns"
 )
 
 // lockWait is for how many seconds a program of iptables waits for the lock that the legacy kernel API
@@ -33,8 +31,8 @@ type kernel struct {
 }
 
 // openKernel finds the programs and makes sure that the kernel has what they need.
-func openKernel(f model.Family, netns, binary string) (*kernel, error) {
-	k := &kernel{family: f, netns: netns, binary: binary}
+func openKernel(f model.Family, ns, binary string) (*kernel, error) {
+	k := &kernel{family: f, netns: ns, binary: binary}
 	if k.binary == "" {
 		k.binary = "iptables"
 	}
@@ -60,12 +58,14 @@ func openKernel(f model.Family, netns, binary string) (*kernel, error) {
 
 // probe asks for the tables, since a kernel may lack the module of the NAT table alone.
 func (k *kernel) probe() error {
-	return k.do(func() error {
-		if k.family == model.IPv6 {
-			if err := probeIPv6(); err != nil {
-				return err
-			}
+	if k.family == model.IPv6 {
+		if err := netns.CheckIPv6(k.netns); errors.Is(err, netns.ErrNoIPv6) {
+			return fmt.Errorf("%w for IPv6: %w", ErrUnavailable, err)
+		} else if err != nil {
+			return err
 		}
+	}
+	return k.do(func() error {
 		for _, table := range tableNames {
 			if _, err := k.ipt.ChainExists(table, "OUTPUT"); err != nil {
 				return fmt.Errorf("%s: table %s: %w", k.family, table, k.explain(err))
@@ -73,21 +73,6 @@ func (k *kernel) probe() error {
 		}
 		return nil
 	})
-}
-
-// probeIPv6 tells whether the network namespace has IPv6.
-func probeIPv6() error {
-	const path = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
-	text, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w for IPv6: the kernel has no IPv6 (%s is missing)", ErrUnavailable, path)
-	case err != nil:
-		return fmt.Errorf("is IPv6 enabled: %w", err)
-	case strings.TrimSpace(string(text)) != "0":
-		return fmt.Errorf("%w for IPv6: it is disabled (net.ipv6.conf.all.disable_ipv6)", ErrUnavailable)
-	}
-	return nil
 }
 
 // explain gives an error of go-iptables its meaning.
@@ -165,45 +150,4 @@ func (k *kernel) jump(table string, j Jump) error {
 
 // do calls f in the network namespace. Processes that f starts itself, and not through another goroutine,
 // are in it too.
-func (k *kernel) do(f func() error) error {
-	if k.netns == "" {
-		return f()
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := inNetNS(k.netns, f)
-		if err == nil || !errors.Is(err, errStuck) {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-// errStuck says that a thread could not leave a network namespace. Such a thread must not run other
-// goroutines: as long as it stays locked, it ends with its goroutine.
-var errStuck = errors.New("the thread is stuck in the network namespace")
-
-// inNetNS calls f on this thread in the network namespace of a path.
-func inNetNS(path string, f func() error) (err error) {
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return fmt.Errorf("network namespace of this thread: %w", err)
-	}
-	defer home.Close()
-	target, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("network namespace: %w", err)
-	}
-	defer target.Close()
-	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace %s: %w", path, err)
-	}
-	defer func() {
-		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-			err = errors.Join(err, fmt.Errorf("%w %s: %w", errStuck, path, back))
-		}
-	}()
-	return f()
-}
+func (k *kernel) do(f func() error) error { return netns.Do(k.netns, f) }

@@ -151,7 +151,7 @@ func (p *ruleParser) option() error {
 	if not {
 		p.fields = p.fields[1:]
 		if len(p.fields) == 0 {
-			return errors.New("an inversion without a match")
+			return errors.New("inversion without a match")
 		}
 	}
 	name, value := p.fields[0], ""

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,22 @@ func ObserveKubeProxy(ctx context.Context, o Options) (model.View, error) {
 		return model.View{}, fmt.Errorf("read table %s %s: %w", familyWord(o.Family), kubeProxyTable, err)
 	}
 	return t.view(), nil
+}
+
+// CleanupKubeProxy deletes the table of kube-proxy's nftables mode, if there is one.
+func CleanupKubeProxy(_ context.Context, o Options) error {
+	k, err := openKernel(o)
+	if err != nil {
+		return err
+	}
+	// Adding the table makes it where it is missing, so that it can be deleted in any case.
+	t := &nft.Table{Family: table(o.Family).Family, Name: kubeProxyTable}
+	k.conn.AddTable(t)
+	k.conn.DelTable(t)
+	if err = k.conn.Flush(); err != nil {
+		err = fmt.Errorf("delete table %s %s: %w", familyWord(o.Family), kubeProxyTable, err)
+	}
+	return errors.Join(err, k.close())
 }
 
 // readKubeProxy reads it at one generation of the ruleset, if it can: kube-proxy may write it all the time.

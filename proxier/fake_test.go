@@ -208,12 +208,6 @@ func (k *fakeKernel) disturb(name model.ServiceName) {
 	delete(k.holds, name)
 }
 
-func (k *fakeKernel) successes() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.applied)
-}
-
 func (k *fakeKernel) attempts() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -1,7 +1,6 @@
 package proxier
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -40,7 +39,7 @@ func printable(name string) string {
 
 // bad reports a field that makes the object unusable.
 func (f *findings) bad(field, format string, args ...any) {
-	f.errs = append(f.errs, fmt.Errorf("%s: %s: %w", f.object, field, fmt.Errorf(format, args...)))
+	f.errs = append(f.errs, fmt.Errorf("%s: %w", field, fmt.Errorf(format, args...)))
 }
 
 // note reports a field that is odd, though the object can be used without it.
@@ -48,8 +47,26 @@ func (f *findings) note(field, format string, args ...any) {
 	f.notes = append(f.notes, fmt.Sprintf("%s: %s: %s", f.object, field, fmt.Sprintf(format, args...)))
 }
 
-// err returns everything that makes the object unusable, or nil.
-func (f *findings) err() error { return errors.Join(f.errs...) }
+// err returns everything that makes the object unusable, in one line, or nil.
+func (f *findings) err() error {
+	if len(f.errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", f.object, fieldErrors(f.errs))
+}
+
+// fieldErrors are what is wrong with the fields of one object.
+type fieldErrors []error
+
+func (e fieldErrors) Error() string {
+	texts := make([]string, len(e))
+	for i, err := range e {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (e fieldErrors) Unwrap() []error { return e }
 
 // label checks a name that the API wants to be a DNS label: it ends up in comments, in hashes and in DNS.
 func (f *findings) label(field, name string) {

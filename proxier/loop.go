@@ -23,6 +23,8 @@ type loop struct {
 	*pipeline
 	clock    clock.WithTicker
 	schedule schedule
+	// programmed says that a sync has succeeded.
+	programmed bool
 	// drifts holds what a backend saw others change; one is as good as many.
 	drifts chan string
 	// blind is sent to when the backend saw nothing for a while.
@@ -94,6 +96,10 @@ func (l *loop) syncNow(ctx context.Context, now time.Time) {
 	l.metrics.wrote(report)
 	end := l.clock.Now()
 	l.log.Debug("synced", zap.Bool("full", report.full), zap.Int("writes", report.writes), zap.Duration("took", end.Sub(now)), zap.Error(err))
+	if err == nil && !l.programmed {
+		l.programmed = true
+		l.log.Info("programmed", zap.Int("services", len(l.acked)), zap.Int("writes", report.writes), zap.Duration("took", end.Sub(now)))
+	}
 	if report.drift > 0 {
 		l.log.Warn("repaired what somebody else had changed", zap.Int("repaired", report.drift), zap.String("example", report.example))
 	}

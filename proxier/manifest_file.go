@@ -3,7 +3,6 @@ package proxier
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,10 +25,6 @@ import (
 type objectID struct{ kind, namespace, name string }
 
 func (id objectID) String() string { return object(id.kind, id.namespace, id.name) }
-
-func (id objectID) compare(o objectID) int {
-	return cmp.Or(cmp.Compare(id.kind, o.kind), cmp.Compare(id.namespace, o.namespace), cmp.Compare(id.name, o.name))
-}
 
 // manifest is one object of a manifest file.
 type manifest struct {

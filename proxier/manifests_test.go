@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"svcproxy/model"
+	"svcproxy/test/nstest"
 )
 
 func webAt(name, ip string) string {
@@ -138,20 +139,15 @@ func follow(t *testing.T, paths ...string) following {
 
 func (f following) becomes(t *testing.T, want ...string) {
 	t.Helper()
-	var got []string
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	nstest.Eventually(t, 10*time.Second, func() error {
 		f.mu.Lock()
-		got = addresses(&Objects{Services: maps.Clone(f.services)})
+		got := addresses(&Objects{Services: maps.Clone(f.services)})
 		f.mu.Unlock()
-		if slices.Equal(got, want) {
-			return
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("the store has %v, want %v", got, want)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the store has %v, want %v", got, want)
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func TestManifestsAreFollowed(t *testing.T) {

@@ -145,6 +145,11 @@ func observeNftables(ctx context.Context, netns string) (*observed, error) {
 			found.add(r.View(), r.Text())
 			continue
 		}
+		v, err := nftables.ObserveKubeProxy(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("reading kube-proxy's nftables, %v: %w", f, err)
+		}
+		found.add(v, "")
 	}
 	return found, nil
 }

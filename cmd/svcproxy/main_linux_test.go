@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"svcproxy/model"
+	"svcproxy/test/nstest"
+)
+
+const kubeDNS = "../../examples/kube-dns.yaml"
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// run runs svcproxy with arguments and returns what it printed on its standard output.
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out, problems bytes.Buffer
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&problems)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func mustRun(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := run(t, args...)
+	if err != nil {
+		t.Fatalf("svcproxy %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func TestRenderedRulesAreThoseOfKubeProxyAndLoad(t *testing.T) {
+	text := mustRun(t, "render", "--proxy-mode", "iptables", "-f", kubeDNS)
+	for _, rule := range []string{
+		`-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m comment --comment "kube-system/kube-dns:dns-tcp cluster IP" -m tcp --dport 53 -j KUBE-SVC-ERIFXISQEP7F7OF4`,
+		`-A KUBE-SVC-ERIFXISQEP7F7OF4 -m comment --comment "kube-system/kube-dns:dns-tcp -> 10.244.0.3:53" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-ZXMNUKOKXUTL2MK2
+-A KUBE-SVC-ERIFXISQEP7F7OF4 -m comment --comment "kube-system/kube-dns:dns-tcp -> 10.244.0.4:53" -j KUBE-SEP-SF3LG62VAE5ALYDV`,
+		`-A KUBE-SEP-ZXMNUKOKXUTL2MK2 -p tcp -m comment --comment "kube-system/kube-dns:dns-tcp" -m tcp -j DNAT --to-destination 10.244.0.3:53`,
+	} {
+		if !strings.Contains(text, rule+"\n") {
+			t.Errorf("missing:\n%s\nin:\n%s", rule, text)
+		}
+	}
+	ns := nstest.New(t)
+	for _, program := range []string{"iptables-legacy-restore", "iptables-nft-restore"} {
+		ns.RunInput(t, text, program, "--test")
+	}
+	ns.RunInput(t, mustRun(t, "render", "-f", kubeDNS), "nft", "-c", "-f", "-")
+}
+
+func TestRenderIsRepeatable(t *testing.T) {
+	for _, mode := range []string{"nftables", "iptables"} {
+		for _, format := range []string{"text", "json"} {
+			args := []string{"render", "--proxy-mode", mode, "-o", format, "-f", kubeDNS}
+			if first, second := mustRun(t, args...), mustRun(t, args...); first != second {
+				t.Errorf("%s %s: two runs differ:\n%s\n%s", mode, format, first, second)
+			}
+		}
+	}
+}
+
+func TestRenderNamesWhatIsWrongAndRendersTheRest(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "services.yaml")
+	text := `apiVersion: v1
+kind: Service
+metadata: {name: broken, namespace: default}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 80, name: one}, {port: 70000, name: two}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: whole, namespace: default}
+spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, "render", "-f", file)
+	if err == nil || !strings.Contains(err.Error(), file+", document 1: Service default/broken: spec.ports[1].port") {
+		t.Errorf("got %v, want an error that names file, document, object and field", err)
+	}
+	if !strings.Contains(out, "default/whole") || strings.Contains(out, "default/broken") {
+		t.Errorf("want the whole Service alone, got:\n%s", out)
+	}
+}
+
+func TestDumpReadsWhatKubeProxyProgrammed(t *testing.T) {
+	ns := nstest.New(t)
+	ns.RunInput(t, `*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-ERIFXISQEP7F7OF4 - [0:0]
+:KUBE-SEP-ZXMNUKOKXUTL2MK2 - [0:0]
+:KUBE-SEP-SF3LG62VAE5ALYDV - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m comment --comment "kube-system/kube-dns:dns-tcp cluster IP" -m tcp --dport 53 -j KUBE-SVC-ERIFXISQEP7F7OF4
+-A KUBE-SVC-ERIFXISQEP7F7OF4 -m comment --comment "kube-system/kube-dns:dns-tcp -> 10.244.0.3:53" -m statistic --mode random --probability 0.5 -j KUBE-SEP-ZXMNUKOKXUTL2MK2
+-A KUBE-SVC-ERIFXISQEP7F7OF4 -m comment --comment "kube-system/kube-dns:dns-tcp -> 10.244.0.4:53" -j KUBE-SEP-SF3LG62VAE5ALYDV
+-A KUBE-SEP-ZXMNUKOKXUTL2MK2 -p tcp -m comment --comment "kube-system/kube-dns:dns-tcp" -m tcp -j DNAT --to-destination 10.244.0.3:53
+-A KUBE-SEP-SF3LG62VAE5ALYDV -p tcp -m comment --comment "kube-system/kube-dns:dns-tcp" -m tcp -j DNAT --to-destination 10.244.0.4:53
+COMMIT
+`, "iptables-restore")
+	var got model.View
+	if err := json.Unmarshal([]byte(mustRun(t, "dump", "--netns", ns.Path(), "-o", "json")), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"backend":"iptables","services":[{"name":"kube-system/kube-dns:dns-tcp","protocol":"TCP","chain":"KUBE-SVC-ERIFXISQEP7F7OF4","frontends":[{"type":"ClusterIP","address":"10.96.0.10","port":53}],"endpoints":[{"chain":"KUBE-SEP-ZXMNUKOKXUTL2MK2","address":"10.244.0.3","port":53,"probability":0.5},{"chain":"KUBE-SEP-SF3LG62VAE5ALYDV","address":"10.244.0.4","port":53,"probability":0.5}]}]}`
+	if text, err := json.Marshal(got); err != nil || string(text) != want {
+		t.Errorf("got  %s, %v\nwant %s", text, err, want)
+	}
+}
+
+func TestDumpOfAnUnknownServiceIsAnError(t *testing.T) {
+	ns := nstest.New(t)
+	if _, err := run(t, "dump", "--netns", ns.Path(), "--service", "default/none"); err == nil || !strings.Contains(err.Error(), "default/none") {
+		t.Errorf("got %v, want an error that names the Service", err)
+	}
+}
+
+func TestCleanupLeavesKubeProxysUnlessAsked(t *testing.T) {
+	ns := nstest.New(t)
+	ns.RunInput(t, `*mangle
+:KUBE-PROXY-CANARY - [0:0]
+:KUBE-KUBELET-CANARY - [0:0]
+COMMIT
+*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-MARK-DROP - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+-A PREROUTING -p tcp -m tcp --dport 1 -j ACCEPT
+COMMIT
+`, "iptables-restore")
+	ns.Run(t, "nft", "add", "table", "ip", "kube-proxy")
+
+	mustRun(t, "cleanup", "--netns", ns.Path())
+	before := ns.Run(t, "iptables-save") + ns.Run(t, "nft", "list", "tables")
+	for _, want := range []string{"-A KUBE-SERVICES", "KUBE-PROXY-CANARY", "table ip kube-proxy"} {
+		if !strings.Contains(before, want) {
+			t.Errorf("cleanup removed kube-proxy's %s", want)
+		}
+	}
+
+	mustRun(t, "cleanup", "--all", "--netns", ns.Path())
+	after := ns.Run(t, "iptables-save") + ns.Run(t, "nft", "list", "tables")
+	for _, gone := range []string{"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-PROXY-CANARY", "kube-proxy"} {
+		if strings.Contains(after, gone) {
+			t.Errorf("cleanup --all left %s:\n%s", gone, after)
+		}
+	}
+	for _, foreign := range []string{"KUBE-KUBELET-CANARY", "KUBE-MARK-DROP", "--dport 1 -j ACCEPT"} {
+		if !strings.Contains(after, foreign) {
+			t.Errorf("cleanup --all removed %s, which is not kube-proxy's", foreign)
+		}
+	}
+}
+
+func TestBadUsageIsToldApart(t *testing.T) {
+	for _, args := range [][]string{
+		{"rendr"}, {"render"}, {"render", "-f", kubeDNS, "--proxy-mode", "ipvs"}, {"render", "-f", kubeDNS, "-o", "xml"},
+		{"render", "-f", kubeDNS, "--cluster-cidr", "10.0.0.0/33"}, {"dump", "extra"}, {"dump", "--nonsense"},
+		{"run", "--kubeconfig", "a", "--manifests", "b"}, {"run", "--manifests", "b", "--proxy-mode", "ipvs"},
+		{"run", "--manifests", "b", "--log-level", "loud"}, {"run", "--manifests", "b", "--sync-period", "0s"},
+	} {
+		_, err := run(t, args...)
+		if usage := (usageError{}); !errors.As(err, &usage) {
+			t.Errorf("svcproxy %s: got %v, want a usage error", strings.Join(args, " "), err)
+		}
+	}
+}
