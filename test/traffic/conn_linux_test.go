@@ -36,6 +36,9 @@ func open(proto model.Protocol, from uint16, to netip.AddrPort, wait time.Durati
 	err = errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
+	if err == nil && proto != model.TCP {
+		err = reportUnreachable(fd, domain)
+	}
 	if err == nil && proto != model.SCTP {
 		err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(unspecified(to.Addr()), from)))
 	}
@@ -53,6 +56,15 @@ func open(proto model.Protocol, from uint16, to netip.AddrPort, wait time.Durati
 	return c, nil
 }
 
+// reportUnreachable has all ICMP errors reported, also that there is no way to a host, which sockets of
+// other protocols than TCP take for passing otherwise.
+func reportUnreachable(fd, domain int) error {
+	if domain == unix.AF_INET {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+}
+
 func (c *conn) connect() error {
 	to := c.to
 	if c.proto == model.SCTP {
@@ -60,7 +72,8 @@ func (c *conn) connect() error {
 	}
 	return uninterrupted(func() error {
 		err := unix.Connect(c.fd, sockaddr(to))
-		if errors.Is(err, unix.EINPROGRESS) {
+		// EALREADY is what a second call says, after one that a signal interrupted.
+		if errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) {
 			return os.ErrDeadlineExceeded
 		}
 		return err

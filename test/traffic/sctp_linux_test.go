@@ -112,8 +112,8 @@ func serveSCTP(t *testing.T, ns *sandbox.Netns, at netip.AddrPort) {
 				continue
 			}
 			source, _ := netip.AddrFromSlice(from.(*net.IPAddr).IP)
-			cookie := answer{at, netip.AddrPortFrom(source.Unmap(), in.source)}.bytes()
-			out := sctpPacket{at.Port(), in.source, in.initiateTag, sctpInitAck, in.initiateTag ^ 1, cookie}
+			cookie := answer{at, netip.AddrPortFrom(source.Unmap(), in.source)}.String()
+			out := sctpPacket{at.Port(), in.source, in.initiateTag, sctpInitAck, in.initiateTag ^ 1, []byte(cookie)}
 			// The client may be gone; the next one counts.
 			_, _ = c.WriteTo(out.bytes(), from)
 		}

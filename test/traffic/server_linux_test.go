@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -26,7 +27,7 @@ type answer struct {
 	endpoint, source netip.AddrPort
 }
 
-func (a answer) bytes() []byte { return fmt.Append(nil, a.endpoint, " ", a.source) }
+func (a answer) String() string { return fmt.Sprint(a.endpoint, " ", a.source) }
 
 func parseAnswer(b []byte) (a answer, err error) {
 	var endpoint, source string
@@ -68,13 +69,13 @@ func serveTCP(t *testing.T, ns *sandbox.Netns, at netip.AddrPort) {
 
 func answerTCP(c net.Conn, at netip.AddrPort) {
 	defer c.Close()
-	said := answer{at, c.RemoteAddr().(*net.TCPAddr).AddrPort()}.bytes()
+	said := answer{at, c.RemoteAddr().(*net.TCPAddr).AddrPort()}.String()
 	question := make([]byte, 1)
 	for {
 		if _, err := c.Read(question); err != nil {
 			return
 		}
-		if _, err := c.Write(said); err != nil {
+		if _, err := io.WriteString(c, said); err != nil {
 			return
 		}
 	}
@@ -95,7 +96,7 @@ func serveUDP(t *testing.T, ns *sandbox.Netns, at netip.AddrPort) {
 				return
 			}
 			// The client may be gone; the next one counts.
-			_, _ = c.WriteToUDPAddrPort(answer{at, from}.bytes(), from)
+			_, _ = c.WriteToUDPAddrPort([]byte(answer{at, from}.String()), from)
 		}
 	}()
 }
