@@ -192,7 +192,7 @@ func (r *Ruleset) rejects() []Rule {
 	var rejects []Rule
 	for _, rules := range r.Filter.Chains {
 		for _, rule := range rules {
-			if rule.Target == targetReject && rule.Dest.IsValid() && rule.DestPort != 0 {
+			if (rule.Target == targetReject || rule.Target == targetDrop) && rule.Dest.IsValid() && rule.DestPort != 0 {
 				rejects = append(rejects, rule)
 			}
 		}

@@ -46,7 +46,7 @@ type fragment struct {
 	// chains are the Service's own, in the nat table.
 	chains []chain
 	// portals are the Service's rules in KUBE-SERVICES of the nat table, which lead to its chains, and
-	// rejects are those in KUBE-SERVICES of the filter table.
+	// rejects are those in KUBE-SERVICES of the filter table, which reject or drop.
 	portals, rejects []Rule
 }
 
@@ -83,6 +83,9 @@ func check(family model.Family, port *plan.ServicePort) error {
 		if err := checkAddr(family, f.Addr, f.Port); err != nil {
 			return fmt.Errorf("port %q/%s: frontend: %w", name.Port, name.Protocol, err)
 		}
+		if f.Action > plan.Drop {
+			return fmt.Errorf("port %q/%s: frontend: unknown action %d", name.Port, name.Protocol, f.Action)
+		}
 		if f.Protocol != name.Protocol {
 			return fmt.Errorf("port %q/%s: frontend: protocol is %s", name.Port, name.Protocol, f.Protocol)
 		}
@@ -112,8 +115,13 @@ func (f *fragment) render(c *plan.Config, port *plan.ServicePort) {
 	svc := chain{name: model.ServiceChain(port.Name)}
 	for _, front := range port.Frontends {
 		r := Rule{Dest: host(front.Addr), Protocol: front.Protocol, DestPort: front.Port}
-		if front.Action == plan.Reject {
+		switch front.Action {
+		case plan.Reject:
 			r.Comment, r.Target = comment(port.Name.String()+commentReject), targetReject
+			f.rejects = append(f.rejects, r)
+			continue
+		case plan.Drop:
+			r.Comment, r.Target = comment(port.Name.String()+commentDrop), targetDrop
 			f.rejects = append(f.rejects, r)
 			continue
 		}
@@ -150,6 +158,7 @@ func (f *fragment) render(c *plan.Config, port *plan.ServicePort) {
 const (
 	commentClusterIP = " cluster IP"
 	commentReject    = " has no endpoints"
+	commentDrop      = " has no local endpoints"
 )
 
 // masquerade returns the rule that has those connections to a frontend masqueraded that do not come from

@@ -43,7 +43,7 @@ var kinds = []struct{ ending, kind, action string }{
 	{" external IP", "ExternalIP", ""},
 	{" loadbalancer IP", "LoadBalancer", ""},
 	{commentReject, "ClusterIP", "reject"},
-	{" has no local endpoints", "ClusterIP", "drop"},
+	{commentDrop, "ClusterIP", "drop"},
 }
 
 // portals reads the rules that lead to Services, also through chains that stand for a prefix.

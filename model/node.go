@@ -7,11 +7,13 @@ import (
 
 // Node is the node that svcproxy runs on.
 type Node struct {
-	Name     string
+	Name string
+	// Zone is the label topology.kubernetes.io/zone.
+	Zone     string
 	PodCIDRs []netip.Prefix
 }
 
 // Equal tells whether two Nodes are the same to the data plane.
 func (n Node) Equal(o Node) bool {
-	return n.Name == o.Name && slices.Equal(n.PodCIDRs, o.PodCIDRs)
+	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.PodCIDRs, o.PodCIDRs)
 }

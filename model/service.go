@@ -13,7 +13,9 @@ type Service struct {
 	// Created decides between Services that claim one frontend: the older wins.
 	Created    time.Time
 	ClusterIPs []netip.Addr
-	Ports      []ServicePort
+	// InternalLocal is the internal traffic policy Local: ClusterIPs lead to endpoints of this node alone.
+	InternalLocal bool
+	Ports         []ServicePort
 }
 
 // ServicePort is one port of a Service. Endpoints are found by its Name in the Service's slices, so the
@@ -32,5 +34,5 @@ func (s *Service) PortName(p ServicePort) ServicePortName {
 // Equal tells whether two Services are the same to the data plane.
 func (s *Service) Equal(o *Service) bool {
 	return s.Name == o.Name && s.Created.Equal(o.Created) &&
-		slices.Equal(s.ClusterIPs, o.ClusterIPs) && slices.Equal(s.Ports, o.Ports)
+		slices.Equal(s.ClusterIPs, o.ClusterIPs) && s.InternalLocal == o.InternalLocal && slices.Equal(s.Ports, o.Ports)
 }

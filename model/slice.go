@@ -39,10 +39,18 @@ type Endpoint struct {
 	Serving     bool
 	Terminating bool
 	NodeName    string
+	// NodeHints and ZoneHints name the nodes and zones that should use the endpoint.
+	NodeHints, ZoneHints []string
+}
+
+// Equal tells whether two endpoints are the same to the data plane.
+func (e Endpoint) Equal(o Endpoint) bool {
+	return e.Addr == o.Addr && e.Ready == o.Ready && e.Serving == o.Serving && e.Terminating == o.Terminating &&
+		e.NodeName == o.NodeName && slices.Equal(e.NodeHints, o.NodeHints) && slices.Equal(e.ZoneHints, o.ZoneHints)
 }
 
 // Equal tells whether two slices are the same to the data plane.
 func (s *Slice) Equal(o *Slice) bool {
 	return s.Name == o.Name && s.Service == o.Service && s.Family == o.Family &&
-		slices.Equal(s.Ports, o.Ports) && slices.Equal(s.Endpoints, o.Endpoints)
+		slices.Equal(s.Ports, o.Ports) && slices.EqualFunc(s.Endpoints, o.Endpoints, Endpoint.Equal)
 }

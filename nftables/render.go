@@ -51,9 +51,10 @@ func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
 		}
 		data = endpointData(p.Endpoints)
 		fr.classes = append(fr.classes, n)
-		fr.hairpins = slices.Grow(fr.hairpins, len(data))
-		for _, d := range data {
-			fr.hairpins = append(fr.hairpins, d[:f.Bits()/8])
+		for i, d := range data {
+			if !p.Endpoints[i].Remote {
+				fr.hairpins = append(fr.hairpins, d[:f.Bits()/8])
+			}
 		}
 	}
 	name := comment(p.Name)
@@ -62,8 +63,13 @@ func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
 			return err
 		}
 		key := frontendKey(fe.FrontendKey)
-		el := Element{Data: "goto " + noEndpointsChain, Comment: name}
-		if fe.Action == plan.Balance {
+		el := Element{Comment: name}
+		switch fe.Action {
+		case plan.Reject:
+			el.Data = "goto " + noEndpointsChain
+		case plan.Drop:
+			el.Data = "drop"
+		case plan.Balance:
 			el.Data = "goto " + balanceChain(n)
 			fr.endpoints = slices.Grow(fr.endpoints, len(data))
 			for i, k := range endpointKeys(key, n) {
@@ -88,7 +94,7 @@ func checkFrontend(f model.Family, p *plan.ServicePort, fe plan.Frontend) error 
 		err = fmt.Errorf("frontend is of an unknown kind %d", fe.Kind)
 	case fe.Action == plan.Balance && len(p.Endpoints) == 0:
 		err = errors.New("nothing to balance over")
-	case fe.Action != plan.Balance && fe.Action != plan.Reject:
+	case fe.Action > plan.Drop:
 		err = fmt.Errorf("unknown action %d", fe.Action)
 	}
 	if err != nil {

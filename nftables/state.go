@@ -103,7 +103,11 @@ func expectations(services map[model.ServiceName]*plan.Service) map[string]int {
 		for _, p := range s.Ports {
 			n[servicesMap] += len(p.Frontends)
 			n[endpointsMap] += len(p.Frontends) * len(p.Endpoints)
-			n[hairpinSet] += len(p.Endpoints)
+			for _, e := range p.Endpoints {
+				if !e.Remote {
+					n[hairpinSet]++
+				}
+			}
 		}
 	}
 	return n

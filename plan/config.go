@@ -13,6 +13,8 @@ const DefaultMasqueradeMark uint32 = 1 << 14
 // Config is what a plan depends on besides Services and slices. All addresses are of its family.
 type Config struct {
 	Family model.Family
+	// NodeName and Zone are those of this node, for topology and the traffic policy Local.
+	NodeName, Zone string
 	// LocalPods are the prefixes whose sources count as pods of the cluster (detectLocalMode ClusterCIDR
 	// or NodeCIDR). Connections to a ClusterIP from other sources are masqueraded. Empty means that
 	// nothing detects local traffic, and then none is masqueraded for its source.
@@ -27,6 +29,6 @@ type Config struct {
 
 // Equal tells whether two configurations lead to the same plan.
 func (c Config) Equal(o Config) bool {
-	return c.Family == o.Family && c.MasqueradeAll == o.MasqueradeAll && c.MasqueradeMark == o.MasqueradeMark &&
+	return c.Family == o.Family && c.NodeName == o.NodeName && c.Zone == o.Zone && c.MasqueradeAll == o.MasqueradeAll && c.MasqueradeMark == o.MasqueradeMark &&
 		slices.Equal(c.LocalPods, o.LocalPods) && slices.Equal(c.ServiceCIDRs, o.ServiceCIDRs)
 }

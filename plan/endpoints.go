@@ -12,44 +12,119 @@ import (
 type candidate struct {
 	Endpoint
 	ready, serving, terminating bool
+	node                        string
+	nodeHints, zoneHints        []string
 }
 
-// endpoints decides which endpoints of a Service port get new connections: those that are ready, or, if
-// there are none, those that still serve while they terminate (KEP-1669).
-func endpoints(name model.ServicePortName, family model.Family, all []*model.Slice) (taken []Endpoint, excluded []Exclusion) {
-	candidates := collect(name, family, all)
-	usable := candidates[:0]
-	for _, c := range candidates {
+// endpoints decides which endpoints of a Service port get new connections, and what happens to these. Under
+// the traffic policy Cluster they are the ready ones that topology allows, or, if none is ready, those that
+// still serve while they terminate (KEP-1669); under the policy Local the same of this node, without regard
+// to topology.
+func (c *Config) endpoints(s *model.Service, name model.ServicePortName, all []*model.Slice) (taken []Endpoint, excluded []Exclusion, a Action) {
+	var usable []candidate
+	for _, e := range c.collect(name, all) {
 		switch {
-		case badAddress(c.Addr):
-			excluded = append(excluded, Exclusion{c.Endpoint, BadAddress})
-		case c.Port == 0:
-			excluded = append(excluded, Exclusion{c.Endpoint, ZeroPort})
+		case badAddress(e.Addr):
+			excluded = append(excluded, Exclusion{e.Endpoint, BadAddress})
+		case e.Port == 0:
+			excluded = append(excluded, Exclusion{e.Endpoint, ZeroPort})
 		default:
-			usable = append(usable, c)
+			usable = append(usable, e)
 		}
 	}
-	fallback := !slices.ContainsFunc(usable, func(c candidate) bool { return c.ready })
-	for _, c := range usable {
-		switch {
-		case c.ready, fallback && c.serving && c.terminating:
-			taken = append(taken, c.Endpoint)
-		case c.serving && c.terminating:
-			excluded = append(excluded, Exclusion{c.Endpoint, Terminating})
-		default:
-			excluded = append(excluded, Exclusion{c.Endpoint, NotReady})
+	taken, left := choose(usable, c.topology(usable))
+	switch {
+	case len(taken) == 0:
+		a = Reject
+	case s.InternalLocal:
+		if taken, left = c.onThisNode(usable); len(taken) == 0 {
+			a = Drop
 		}
 	}
+	excluded = append(excluded, left...)
 	slices.SortFunc(excluded, func(a, b Exclusion) int { return a.Endpoint.Compare(b.Endpoint) })
-	return taken, excluded
+	return taken, excluded, a
+}
+
+// onThisNode chooses among the endpoints of this node.
+func (c *Config) onThisNode(all []candidate) (taken []Endpoint, left []Exclusion) {
+	var here []candidate
+	for _, e := range all {
+		if c.NodeName != "" && e.node == c.NodeName {
+			here = append(here, e)
+		} else {
+			left = append(left, Exclusion{e.Endpoint, NotHere})
+		}
+	}
+	taken, others := choose(here, nil)
+	return taken, append(left, others...)
+}
+
+// choose takes the ready endpoints, save those for which other returns a reason, or, if none is ready,
+// those that still serve while they terminate.
+func choose(all []candidate, other func(candidate) Reason) (taken []Endpoint, left []Exclusion) {
+	anyReady := slices.ContainsFunc(all, func(e candidate) bool { return e.ready })
+	for _, e := range all {
+		var why Reason
+		switch {
+		case e.ready && other != nil:
+			why = other(e)
+		case e.ready:
+		case e.serving && e.terminating && anyReady:
+			why = Terminating
+		case e.serving && e.terminating:
+		default:
+			why = NotReady
+		}
+		if why == "" {
+			taken = append(taken, e.Endpoint)
+		} else {
+			left = append(left, Exclusion{e.Endpoint, why})
+		}
+	}
+	return taken, left
+}
+
+// topology returns what tells the endpoints that are hinted elsewhere, or nil if hints don't count. They
+// count only if every ready endpoint has one and at least one names this node, or else its zone, so that
+// nobody is left without endpoints while hints are being assigned.
+func (c *Config) topology(all []candidate) func(candidate) Reason {
+	for _, by := range []struct {
+		here  string
+		hints func(candidate) []string
+		why   Reason
+	}{
+		{c.NodeName, func(e candidate) []string { return e.nodeHints }, OtherNode},
+		{c.Zone, func(e candidate) []string { return e.zoneHints }, OtherZone},
+	} {
+		if by.here == "" {
+			continue
+		}
+		hinted, named := true, false
+		for _, e := range all {
+			if e.ready {
+				hinted = hinted && len(by.hints(e)) > 0
+				named = named || slices.Contains(by.hints(e), by.here)
+			}
+		}
+		if hinted && named {
+			return func(e candidate) Reason {
+				if slices.Contains(by.hints(e), by.here) {
+					return ""
+				}
+				return by.why
+			}
+		}
+	}
+	return nil
 }
 
 // collect merges the slices of a Service into candidates in order, one for each address and port. Of
 // duplicates the one that is not terminating counts, then the one that is ready.
-func collect(name model.ServicePortName, family model.Family, all []*model.Slice) []candidate {
+func (c *Config) collect(name model.ServicePortName, all []*model.Slice) []candidate {
 	var found []candidate
 	for _, s := range all {
-		if s.Family != family {
+		if s.Family != c.Family {
 			continue
 		}
 		for _, p := range s.Ports {
@@ -57,15 +132,16 @@ func collect(name model.ServicePortName, family model.Family, all []*model.Slice
 				continue
 			}
 			for _, e := range s.Endpoints {
-				found = append(found, candidate{Endpoint{e.Addr, p.Port}, e.Ready, e.Serving, e.Terminating})
+				remote := c.NodeName != "" && e.NodeName != "" && e.NodeName != c.NodeName
+				found = append(found, candidate{Endpoint{e.Addr, p.Port, remote}, e.Ready, e.Serving, e.Terminating, e.NodeName, e.NodeHints, e.ZoneHints})
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b candidate) int {
+	slices.SortStableFunc(found, func(a, b candidate) int {
 		return cmp.Or(a.Compare(b.Endpoint), compareBool(a.terminating, b.terminating),
 			compareBool(b.ready, a.ready), compareBool(b.serving, a.serving))
 	})
-	return slices.CompactFunc(found, func(a, b candidate) bool { return a.Endpoint == b.Endpoint })
+	return slices.CompactFunc(found, func(a, b candidate) bool { return a.Addr == b.Addr && a.Port == b.Port })
 }
 
 // compareBool orders false before true.

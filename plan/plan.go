@@ -55,16 +55,23 @@ type Action uint8
 const (
 	// Balance sends it to one of the endpoints, each with the same probability.
 	Balance Action = iota
-	// Reject refuses it at once, so that the client sees "connection refused".
+	// Reject refuses it at once, so that the client sees "connection refused": there is no endpoint at all.
 	Reject
+	// Drop drops it: there are endpoints, but the traffic policy Local allows none, as this node has none.
+	Drop
 )
 
 // String returns the action in lower case.
 func (a Action) String() string {
-	if a == Reject {
+	switch a {
+	case Balance:
+		return "balance"
+	case Reject:
 		return "reject"
+	case Drop:
+		return "drop"
 	}
-	return "balance"
+	return "unknown"
 }
 
 // FrontendKey is what a packet must match to be for a frontend. Only one Service port may hold each.
@@ -96,6 +103,8 @@ type LostFrontend struct {
 type Endpoint struct {
 	Addr netip.Addr
 	Port uint16
+	// Remote says that the endpoint is known to be on another node, so that it is no client of this one.
+	Remote bool
 }
 
 // AddrPort returns the endpoint as "ip:port", or "[ip]:port" for IPv6, when printed.
@@ -113,6 +122,9 @@ type Reason string
 const (
 	NotReady    Reason = "not ready"
 	Terminating Reason = "terminating, and others are ready"
+	NotHere     Reason = "not on this node, and the traffic policy is Local"
+	OtherNode   Reason = "hinted to other nodes"
+	OtherZone   Reason = "hinted to other zones"
 	BadAddress  Reason = "loopback, link-local, multicast or unspecified address"
 	ZeroPort    Reason = "port 0"
 )

@@ -141,11 +141,8 @@ func (p *Planner) draft(in Input) *draft {
 	d := &draft{created: in.Service.Created}
 	for _, sp := range in.Service.Ports {
 		port := ServicePort{Name: in.Service.PortName(sp)}
-		port.Endpoints, port.Excluded = endpoints(port.Name, p.config.Family, in.Slices)
-		action := Balance
-		if len(port.Endpoints) == 0 {
-			action = Reject
-		}
+		var action Action
+		port.Endpoints, port.Excluded, action = p.config.endpoints(in.Service, port.Name, in.Slices)
 		for _, ip := range in.Service.ClusterIPs {
 			if model.FamilyOf(ip) == p.config.Family {
 				key := FrontendKey{Addr: ip, Protocol: sp.Protocol, Port: sp.Port}

@@ -106,6 +106,14 @@ func (f *findings) endpoint(e *discoveryv1.Endpoint, i int, family model.Family)
 	if e.Conditions.Ready != nil {
 		read.Ready = *e.Conditions.Ready
 	}
+	if h := e.Hints; h != nil {
+		for _, n := range h.ForNodes {
+			read.NodeHints = append(read.NodeHints, n.Name)
+		}
+		for _, z := range h.ForZones {
+			read.ZoneHints = append(read.ZoneHints, z.Name)
+		}
+	}
 	read.Serving = true
 	if e.Conditions.Serving != nil {
 		read.Serving = *e.Conditions.Serving
@@ -121,7 +129,7 @@ func ConvertNode(o *corev1.Node) (*model.Node, error) {
 	if len(cidrs) == 0 && o.Spec.PodCIDR != "" {
 		cidrs, field = []string{o.Spec.PodCIDR}, "spec.podCIDR"
 	}
-	n := &model.Node{Name: o.Name, PodCIDRs: f.prefixes(field, cidrs)}
+	n := &model.Node{Name: o.Name, Zone: o.Labels[corev1.LabelTopologyZone], PodCIDRs: f.prefixes(field, cidrs)}
 	if err := f.err(); err != nil {
 		return nil, err
 	}

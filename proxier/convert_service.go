@@ -36,6 +36,7 @@ func ConvertService(o *corev1.Service) (s *model.Service, notes []string, err er
 		ClusterIPs: f.clusterIPs(&o.Spec),
 		Ports:      f.servicePorts(o.Spec.Ports),
 	}
+	s.InternalLocal = f.internalLocal(value(o.Spec.InternalTrafficPolicy))
 	f.noEffect(o)
 	if err := f.err(); err != nil {
 		return nil, f.notes, err
@@ -147,6 +148,18 @@ func (f *findings) targetPort(field string, p intstr.IntOrString) {
 	}
 }
 
+// internalLocal reads the internal traffic policy; none is Cluster.
+func (f *findings) internalLocal(p corev1.ServiceInternalTrafficPolicy) bool {
+	switch p {
+	case "", corev1.ServiceInternalTrafficPolicyCluster:
+	case corev1.ServiceInternalTrafficPolicyLocal:
+		return true
+	default:
+		f.bad("spec.internalTrafficPolicy", "%s is unknown: want Cluster or Local", printable(string(p)))
+	}
+	return false
+}
+
 // noEffect notes the fields that a user would expect to work and that do not.
 func (f *findings) noEffect(o *corev1.Service) {
 	spec := &o.Spec
@@ -165,14 +178,8 @@ func (f *findings) noEffect(o *corev1.Service) {
 	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		f.note("spec.sessionAffinity", "ClientIP has no effect")
 	}
-	if value(spec.InternalTrafficPolicy) == corev1.ServiceInternalTrafficPolicyLocal {
-		f.note("spec.internalTrafficPolicy", "Local has no effect: endpoints of every node are used")
-	}
 	if spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		f.note("spec.externalTrafficPolicy", "Local has no effect")
-	}
-	if spec.TrafficDistribution != nil {
-		f.note("spec.trafficDistribution", "has no effect: endpoints of every zone are used")
 	}
 }
 

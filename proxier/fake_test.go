@@ -296,7 +296,7 @@ func (r *rig) mustSync(t testing.TB) syncReport {
 // wanted returns what the kernel should hold.
 func (r *rig) wanted() map[model.ServiceName]*plan.Service {
 	batch := r.store.Tracker(model.IPv4).Take()
-	return plan.Build(r.settings.Config(model.IPv4, batch.ServiceCIDRs), batch.Inputs).Services
+	return plan.Build(r.settings.Config(model.IPv4, batch.Node, batch.ServiceCIDRs), batch.Inputs).Services
 }
 
 // eventually waits until a condition holds.

@@ -62,7 +62,7 @@ func planBoth(s *model.Service, slice *model.Slice) {
 		if slice != nil {
 			in.Slices = []*model.Slice{slice}
 		}
-		plan.Build(Settings{}.Config(family, nil), []plan.Input{in})
+		plan.Build(Settings{}.Config(family, model.Node{}, nil), []plan.Input{in})
 	}
 }
 
@@ -90,6 +90,6 @@ func FuzzManifests(f *testing.F) {
 		if found.Services[named("first-healthy")] == nil || found.Services[named("last-healthy")] == nil {
 			t.Errorf("a healthy Service did not survive %q", odd)
 		}
-		found.Plan(model.IPv4, Settings{})
+		found.Plan(model.IPv4, Settings{}, "node")
 	})
 }

@@ -64,7 +64,7 @@ items:
 	if len(o.Slices) != 1 || len(o.Nodes) != 1 || len(o.ServiceCIDRs) != 1 {
 		t.Errorf("got %+v", o)
 	}
-	p := o.Plan(model.IPv4, Settings{})
+	p := o.Plan(model.IPv4, Settings{}, "node")
 	if got := p.Services[named("one")].Ports[0].Endpoints; len(got) != 1 || len(p.Config.ServiceCIDRs) != 1 {
 		t.Errorf("planned %+v", p)
 	}

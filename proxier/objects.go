@@ -41,10 +41,12 @@ type Settings struct {
 	MasqueradeMark uint32
 }
 
-// Config returns the configuration of one family's plan.
-func (s Settings) Config(f model.Family, serviceCIDRs []netip.Prefix) plan.Config {
+// Config returns the configuration of one family's plan on a node, of which nothing need be known.
+func (s Settings) Config(f model.Family, node model.Node, serviceCIDRs []netip.Prefix) plan.Config {
 	c := plan.Config{
 		Family:         f,
+		NodeName:       node.Name,
+		Zone:           node.Zone,
 		LocalPods:      ofFamily(f, s.ClusterCIDRs),
 		ServiceCIDRs:   ofFamily(f, serviceCIDRs),
 		MasqueradeAll:  s.MasqueradeAll,
@@ -68,12 +70,12 @@ func ofFamily(f model.Family, all []netip.Prefix) []netip.Prefix {
 	return slices.Compact(found)
 }
 
-// Plan computes one family's plan of all objects, as Proxier would for them.
-func (o *Objects) Plan(f model.Family, s Settings) *plan.Plan {
-	store := NewStore("")
+// Plan computes one family's plan of all objects, as Proxier would for them on the node of that name.
+func (o *Objects) Plan(f model.Family, s Settings, nodeName string) *plan.Plan {
+	store := NewStore(nodeName)
 	store.Update(*o)
 	batch := store.Tracker(f).Take()
-	return plan.Build(s.Config(f, batch.ServiceCIDRs), batch.Inputs)
+	return plan.Build(s.Config(f, batch.Node, batch.ServiceCIDRs), batch.Inputs)
 }
 
 // serviceCIDRs returns the ranges of all ServiceCIDRs in the order of their names.

@@ -89,7 +89,7 @@ func newLoop(o *Options, store *Store, family model.Family, backend Backend) *lo
 			family:     family,
 			backend:    backend,
 			tracker:    t,
-			planner:    plan.NewPlanner(o.Settings.Config(family, nil)),
+			planner:    plan.NewPlanner(o.Settings.Config(family, model.Node{Name: o.NodeName}, nil)),
 			settings:   o.Settings,
 			clock:      o.Clock,
 			log:        o.Log.With(zap.Stringer("family", family)),

@@ -212,7 +212,7 @@ func TestConcurrentChangesAllArrive(t *testing.T) {
 	}
 	writers.Wait()
 	batch := r.store.Tracker(model.IPv4).Take()
-	want := plan.Build(Settings{}.Config(model.IPv4, nil), batch.Inputs).Services
+	want := plan.Build(Settings{}.Config(model.IPv4, batch.Node, nil), batch.Inputs).Services
 	eventually(t, "everything programmed", func() bool {
 		return maps.EqualFunc(r.kernels[model.IPv4].programmed(), want, sameDecision)
 	})

@@ -150,6 +150,13 @@ func (s *Store) setNode(node *model.Node) {
 	s.touchAll()
 }
 
+func (s *Store) thisNode() model.Node {
+	if s.node == nil {
+		return model.Node{Name: s.nodeName}
+	}
+	return *s.node
+}
+
 func (s *Store) setServiceCIDR(name string, prefixes []netip.Prefix) {
 	if slices.Equal(s.serviceCIDRs[name], prefixes) {
 		return
@@ -182,7 +189,9 @@ type Batch struct {
 	// Inputs are the Services that changed, in order; one that is gone has no Service.
 	Inputs []plan.Input
 	// All says that Inputs has every Service, since something changed that all depend on.
-	All          bool
+	All bool
+	// Node is this node; where its object is not known, its name alone.
+	Node         model.Node
 	ServiceCIDRs []netip.Prefix
 }
 
@@ -203,7 +212,7 @@ func (t *Tracker) Take() Batch {
 	s := t.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := Batch{All: t.all, ServiceCIDRs: serviceCIDRs(s.serviceCIDRs)}
+	b := Batch{All: t.all, Node: s.thisNode(), ServiceCIDRs: serviceCIDRs(s.serviceCIDRs)}
 	if t.all {
 		for name := range s.services {
 			t.dirty[name] = true

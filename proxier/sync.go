@@ -51,7 +51,7 @@ type syncReport struct {
 // it is dirty again, and the next sync is a full one.
 func (p *pipeline) sync(ctx context.Context, full bool) (report syncReport, err error) {
 	batch, trusted := p.tracker.Take(), !p.full
-	if c := p.settings.Config(p.family, batch.ServiceCIDRs); !c.Equal(p.planner.Config()) {
+	if c := p.settings.Config(p.family, batch.Node, batch.ServiceCIDRs); !c.Equal(p.planner.Config()) {
 		p.planner.SetConfig(c)
 		p.full = true
 	}

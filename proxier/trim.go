@@ -19,10 +19,10 @@ func trim(obj any) (any, error) {
 		trimMeta(&o.ObjectMeta, discoveryv1.LabelServiceName)
 		for i := range o.Endpoints {
 			e := &o.Endpoints[i]
-			*e = discoveryv1.Endpoint{Addresses: e.Addresses[:min(1, len(e.Addresses))], Conditions: e.Conditions, NodeName: e.NodeName}
+			*e = discoveryv1.Endpoint{Addresses: e.Addresses[:min(1, len(e.Addresses))], Conditions: e.Conditions, NodeName: e.NodeName, Hints: e.Hints}
 		}
 	case *corev1.Node:
-		trimMeta(&o.ObjectMeta)
+		trimMeta(&o.ObjectMeta, corev1.LabelTopologyZone)
 		o.Spec = corev1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs}
 		o.Status = corev1.NodeStatus{}
 	case metav1.ObjectMetaAccessor:

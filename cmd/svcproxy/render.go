@@ -27,6 +27,7 @@ func newRender() *cobra.Command {
 		mode     string
 		format   string
 		family   string
+		node     string
 		settings settingFlags
 	)
 	c := &cobra.Command{
@@ -56,7 +57,7 @@ what would be programmed for them: as text that 'nft -f' or 'iptables-restore' l
 			for _, w := range objects.Warnings {
 				fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
 			}
-			if err := renderTo(c.OutOrStdout(), objects, s, mode, format, families); err != nil {
+			if err := renderTo(c.OutOrStdout(), mode, format, families, func(f model.Family) *plan.Plan { return objects.Plan(f, s, node) }); err != nil {
 				errs = append(errs, err)
 			}
 			return errors.Join(errs...)
@@ -67,6 +68,7 @@ what would be programmed for them: as text that 'nft -f' or 'iptables-restore' l
 	flags.StringVar(&mode, "proxy-mode", "nftables", "backend to render for: nftables or iptables")
 	flags.StringVarP(&format, "output", "o", "text", "form of the output: text or json")
 	flags.StringVar(&family, "ip-family", "", "IP family to print: ipv4, ipv6 or all (default: ipv4 for iptables text, which has a program for each, else all)")
+	flags.StringVar(&node, "hostname-override", "", "name of the Node to render for, for topology and traffic policies (default: none, which has no endpoints of its own)")
 	settings.register(flags)
 	return c
 }
@@ -89,7 +91,7 @@ func renderFamilies(mode, family string) ([]model.Family, error) {
 	return nil, unknown("ip-family", family, "ipv4, ipv6 or all")
 }
 
-func renderTo(w io.Writer, objects *proxier.Objects, s proxier.Settings, mode, format string, families []model.Family) error {
+func renderTo(w io.Writer, mode, format string, families []model.Family, plan func(model.Family) *plan.Plan) error {
 	switch {
 	case families != nil:
 	case mode == "iptables" && format == "text":
@@ -99,7 +101,7 @@ func renderTo(w io.Writer, objects *proxier.Objects, s proxier.Settings, mode, f
 	}
 	all := model.View{Backend: mode, Services: []model.ServiceView{}}
 	for _, f := range families {
-		r, err := render(mode, objects.Plan(f, s))
+		r, err := render(mode, plan(f))
 		if err != nil {
 			return fmt.Errorf("rendering for %v: %w", f, err)
 		}

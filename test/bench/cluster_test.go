@@ -94,7 +94,7 @@ func settings() proxier.Settings {
 
 // config is that of every run's plan.
 func config() plan.Config {
-	return settings().Config(model.IPv4, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")})
+	return settings().Config(model.IPv4, model.Node{}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")})
 }
 
 // objects returns all of it.

@@ -148,7 +148,7 @@ func (h *hunt) restart(v *hunted) (lives bool) {
 // check compares the kernel with the desired state.
 func (h *hunt) check() error {
 	for _, f := range families() {
-		if err := h.plane.Check(h.t.Context(), h.world.node.Path(), h.churn.desired.Plan(f, settings)); err != nil {
+		if err := h.plane.Check(h.t.Context(), h.world.node.Path(), h.churn.desired.Plan(f, settings, "")); err != nil {
 			return err
 		}
 	}

@@ -87,7 +87,7 @@ func FuzzChanges(f *testing.F) {
 		g.few = true
 		trackers, planners := map[model.Family]*proxier.Tracker{}, map[model.Family]*plan.Planner{}
 		for _, f := range model.Families {
-			trackers[f], planners[f] = store.Tracker(f), plan.NewPlanner(settings.Config(f, nil))
+			trackers[f], planners[f] = store.Tracker(f), plan.NewPlanner(settings.Config(f, model.Node{}, nil))
 		}
 		for range changes {
 			if g.random.IntN(10) == 0 {
@@ -99,7 +99,7 @@ func FuzzChanges(f *testing.F) {
 			}
 		}
 		for f, p := range planners {
-			got, want := p.Plan(), source.taken.Plan(f, settings)
+			got, want := p.Plan(), source.taken.Plan(f, settings, "")
 			if len(got.Services) != len(want.Services) {
 				t.Fatalf("%s: %d Services were planned, want %d", f, len(got.Services), len(want.Services))
 			}
@@ -118,7 +118,7 @@ func FuzzChanges(f *testing.F) {
 func checkRules(t *testing.T, o *proxier.Objects) {
 	t.Helper()
 	for _, f := range model.Families {
-		p := o.Plan(f, settings)
+		p := o.Plan(f, settings, "")
 		nft, err := nftables.Render(p)
 		if err != nil {
 			t.Fatalf("nftables, %s: %v", f, err)

@@ -57,7 +57,7 @@ func startProxy(t *testing.T, w *world, d dataplane.Plane, source proxier.Source
 func (p *proxy) waitFor(t *testing.T, o *proxier.Objects) {
 	t.Helper()
 	for f, b := range p.backends {
-		want := o.Plan(f, settings)
+		want := o.Plan(f, settings, "")
 		nstest.Eventually(t, 2*time.Minute, func() error {
 			if !b.holds(want) {
 				return fmt.Errorf("%s, %s: what is acknowledged is not what is wanted; errors so far: %w", p.plane.Name, f, errors.Join(b.failures()...))
@@ -71,7 +71,7 @@ func (p *proxy) waitFor(t *testing.T, o *proxier.Objects) {
 func (p *proxy) check(t *testing.T, o *proxier.Objects) {
 	t.Helper()
 	for f := range p.backends {
-		if err := p.plane.Check(t.Context(), p.world.node.Path(), o.Plan(f, settings)); err != nil {
+		if err := p.plane.Check(t.Context(), p.world.node.Path(), o.Plan(f, settings, "")); err != nil {
 			t.Error(err)
 		}
 	}
