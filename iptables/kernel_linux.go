@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 
@@ -100,7 +102,7 @@ func (k *kernel) observe(ctx context.Context) (*Ruleset, error) {
 		var stderr bytes.Buffer
 		cmd := exec.CommandContext(ctx, k.binary+"-save", "-t", table)
 		cmd.Stdout, cmd.Stderr = &text, &stderr
-		if err := k.do(cmd.Run); err != nil {
+		if err := k.run(cmd); err != nil {
 			err = fmt.Errorf("%s -t %s: %w: %s", cmd.Path, table, err, strings.TrimSpace(stderr.String()))
 			return nil, k.explain(err)
 		}
@@ -117,7 +119,7 @@ func (k *kernel) restore(ctx context.Context, input []byte) error {
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, k.binary+"-restore", "--wait", strconv.Itoa(lockWait), "--noflush")
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
-	err := k.do(cmd.Run)
+	err := k.run(cmd)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -146,6 +148,17 @@ func (k *kernel) jump(table string, j Jump) error {
 		return fmt.Errorf("table %s: jump from %s to %s: %w", table, j.From, j.Rule.Target, k.explain(err))
 	}
 	return nil
+}
+
+// run runs a program in the network namespace. The kernel kills it when svcproxy dies: an iptables-restore that
+// went on could write old rules over those of the next svcproxy.
+func (k *kernel) run(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return k.do(func() error {
+		runtime.LockOSThread() // whose end is what gives the signal
+		defer runtime.UnlockOSThread()
+		return cmd.Run()
+	})
 }
 
 // do calls f in the network namespace. Processes that f starts itself, and not through another goroutine,

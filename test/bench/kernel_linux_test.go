@@ -14,22 +14,24 @@ const (
 
 // compare measures peers at one size and prints them side by side.
 func compare(b *testing.B, s size, peers ...peer) {
-	var runs []run
-	for _, p := range peers {
+	runs := make([]run, len(peers))
+	measured := 0
+	for i, p := range peers {
 		changes := cheap
 		if p.name != nft.name {
 			changes = dear
 		}
 		b.Run(p.name, func(b *testing.B) {
-			var r run
 			for range b.N {
-				r = p.measure(b, s, changes)
+				runs[i] = p.measure(b, s, changes)
 			}
-			r.report(b)
-			runs = append(runs, r)
+			runs[i].report(b)
 		})
+		if runs[i].peer != "" {
+			measured++
+		}
 	}
-	if len(runs) == len(peers) { // all were chosen by -bench, and none failed
+	if measured == len(peers) { // all were chosen by -bench, and none failed
 		fmt.Println()
 		printTable(os.Stdout, s.String(), runs...)
 	}

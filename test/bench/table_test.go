@@ -32,7 +32,7 @@ var figures = []figure{
 	{"rules", func(r run) float64 { return float64(r.kernel.rules) }, writeCount},
 	{"set elements", func(r run) float64 { return float64(r.kernel.elements) }, writeCount},
 	{"peak memory of the first", func(r run) float64 { return float64(r.memory) }, writeBytes},
-	{"  of a process that it started", func(r run) float64 { return float64(r.children) }, writeBytes},
+	{"  of a process that it started, if ever more", func(r run) float64 { return float64(r.children) }, writeBytes},
 }
 
 // printTable writes runs of one size side by side, each but the first with its ratio to the first.

@@ -5,6 +5,7 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"testing"
 	"time"
@@ -25,11 +26,11 @@ type hunted struct {
 	log    bytes.Buffer
 }
 
-// start starts a victim on the node.
-func (w *world) start(t *testing.T, plane dataplane.Plane, f fault) *hunted {
+// start starts a victim on the node, with so many variables besides the environment.
+func (w *world) start(t *testing.T, plane dataplane.Plane, f fault, env ...string) *hunted {
 	t.Helper()
 	v := &hunted{orders: orders{plane.Name, families(), f}, events: make(chan event)}
-	v.cmd = &exec.Cmd{Path: reexec.Self(), Args: []string{victimCommand}, Stderr: &v.log}
+	v.cmd = &exec.Cmd{Path: reexec.Self(), Args: []string{victimCommand}, Env: append(os.Environ(), env...), Stderr: &v.log}
 	stdin, err := v.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
