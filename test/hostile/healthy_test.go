@@ -3,15 +3,15 @@ package hostile
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The healthy Services: healthyServices of them, of both families, in a namespace of their own whose name wins
-// disputes between Services of one age. They answer at healthyPort, each with all servers as its endpoints.
+// The healthy Services: healthyServices of them, of both families. They answer at healthyPort, each with all
+// servers as its endpoints. They win every dispute: without an age they are the oldest, and of those the first
+// by the name of their namespace.
 const (
 	healthyNamespace = "a-healthy"
 	healthyServices  = 4
@@ -36,8 +36,7 @@ func healthy() []any {
 	var all []any
 	for i := range healthyServices {
 		all = append(all, &corev1.Service{
-			ObjectMeta: metav1.ObjectMeta{Namespace: healthyNamespace, Name: healthyName(i),
-				CreationTimestamp: metav1.NewTime(created.Add(-time.Hour))},
+			ObjectMeta: metav1.ObjectMeta{Namespace: healthyNamespace, Name: healthyName(i)},
 			Spec: corev1.ServiceSpec{
 				ClusterIP:  healthyClusterIP(i),
 				ClusterIPs: []string{healthyClusterIP(i), healthyClusterIPv6(i)},
