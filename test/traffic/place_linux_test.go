@@ -123,21 +123,24 @@ type tally struct {
 	examples []error
 }
 
-func (y *tally) note(a answer, err error) {
+// enoughFailures is how many of them nobody need wait for, as each may take its full time.
+const enoughFailures = 20
+
+// note counts a connection and tells whether more are worth making.
+func (y *tally) note(a answer, err error) bool {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if err == nil {
 		y.answers[a.endpoint]++
-		return
-	}
-	if y.failed++; len(y.examples) < 5 {
+	} else if y.failed++; len(y.examples) < 5 {
 		y.examples = append(y.examples, err)
 	}
+	return y.failed < enoughFailures
 }
 
 func newTally() *tally { return &tally{answers: map[netip.AddrPort]int{}} }
 
-// many makes n connections, some at a time, and notes their answers.
+// many makes n connections, some at a time, and notes their answers. It ends early after many failures.
 func (p place) many(n int, proto model.Protocol, to netip.AddrPort, y *tally) {
 	const workers = 4
 	var wg sync.WaitGroup
@@ -145,7 +148,9 @@ func (p place) many(n int, proto model.Protocol, to netip.AddrPort, y *tally) {
 		wg.Go(func() {
 			err := p.ns.Do(func() error {
 				for i := w; i < n; i += workers {
-					y.note(p.askHere(proto, to, patience))
+					if !y.note(p.askHere(proto, to, patience)) {
+						break
+					}
 				}
 				return nil
 			})
