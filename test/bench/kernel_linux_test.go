@@ -9,7 +9,7 @@ import (
 // cheap and dear are how many changes of each kind are sampled: of iptables, where one takes long, fewer.
 const (
 	cheap = 500
-	dear  = 25
+	dear  = 15
 )
 
 // compare measures peers at one size and prints them side by side.
