@@ -44,17 +44,11 @@ func openBackends(mode, ns string, log *zap.Logger) (*backends, error) {
 func openMode(mode, ns string, log *zap.Logger) (*backends, error) {
 	b := &backends{name: mode, of: map[model.Family]proxier.Backend{}}
 	for _, f := range model.Families {
-		err := error(nil)
-		if f == model.IPv6 {
-			err = netns.CheckIPv6(ns)
-		}
-		if err == nil {
-			b.of[f], err = openFamily(mode, f, ns, log)
-		}
+		backend, err := openFamily(mode, f, ns, log)
 		switch {
 		case err == nil:
+			b.of[f] = backend
 		case f == model.IPv6 && (errors.Is(err, netns.ErrNoIPv6) || errors.Is(err, iptables.ErrUnavailable)):
-			delete(b.of, f)
 			log.Warn("running IPv4 alone", zap.Error(err))
 		default:
 			b.close()
@@ -65,6 +59,11 @@ func openMode(mode, ns string, log *zap.Logger) (*backends, error) {
 }
 
 func openFamily(mode string, f model.Family, ns string, log *zap.Logger) (proxier.Backend, error) {
+	if f == model.IPv6 {
+		if err := netns.CheckIPv6(ns); err != nil {
+			return nil, err
+		}
+	}
 	log = log.Named(mode).With(zap.Stringer("family", f))
 	if mode == "iptables" {
 		return iptables.New(iptables.Options{Family: f, NetNS: ns, Log: log})
@@ -74,8 +73,6 @@ func openFamily(mode string, f model.Family, ns string, log *zap.Logger) (proxie
 
 func (b *backends) close() {
 	for _, backend := range b.of {
-		if backend != nil {
-			_ = backend.Close()
-		}
+		_ = backend.Close()
 	}
 }

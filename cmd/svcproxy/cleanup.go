@@ -24,9 +24,17 @@ func newCleanup() *cobra.Command {
 too. With --all it also removes what kube-proxy programmed. Stop the daemon first: it would put all back.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkNetns(netns); err != nil {
+				return err
+			}
 			var errs []error
 			for _, f := range model.Families {
-				errs = append(errs, cleanFamily(c.Context(), f, netns, all))
+				err := cleanFamily(c.Context(), f, netns, all)
+				if errors.Is(err, iptables.ErrUnavailable) {
+					fmt.Fprintf(c.ErrOrStderr(), "warning: rules of iptables, if any, stay: %v\n", err)
+					continue
+				}
+				errs = append(errs, err)
 			}
 			return errors.Join(errs...)
 		},
@@ -36,7 +44,7 @@ too. With --all it also removes what kube-proxy programmed. Stop the daemon firs
 	return c
 }
 
-// cleanFamily cleans both backends' places. Where iptables is not available, there is nothing of it either.
+// cleanFamily cleans both backends' places. The error is iptables.ErrUnavailable if that alone is wrong.
 func cleanFamily(ctx context.Context, f model.Family, netns string, all bool) error {
 	nft, ipt := nftables.Options{Family: f, NetNS: netns}, iptables.Options{Family: f, NetNS: netns}
 	errs := []error{nftables.Cleanup(ctx, nft)}
@@ -45,11 +53,12 @@ func cleanFamily(ctx context.Context, f model.Family, netns string, all bool) er
 		errs = append(errs, nftables.CleanupKubeProxy(ctx, nft))
 		clean = iptables.CleanupAll
 	}
-	if err := clean(ctx, ipt); !errors.Is(err, iptables.ErrUnavailable) {
-		errs = append(errs, err)
+	unavailable := clean(ctx, ipt)
+	if !errors.Is(unavailable, iptables.ErrUnavailable) {
+		errs, unavailable = append(errs, unavailable), nil
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cleaning %v: %w", f, err)
 	}
-	return nil
+	return unavailable
 }

@@ -39,6 +39,9 @@ for each Service its addresses, its endpoints, and the share of new connections 
 			if !slices.Contains(formats, format) {
 				return unknown("output", format, strings.Join(formats, ", "))
 			}
+			if err := checkNetns(netns); err != nil {
+				return err
+			}
 			found, err := observe(c.Context(), mode, netns)
 			if err != nil {
 				return err
@@ -53,7 +56,7 @@ for each Service its addresses, its endpoints, and the share of new connections 
 			if service != "" {
 				view = inspect.Filter(view, service)
 				if len(view.Services) == 0 {
-					return fmt.Errorf("dump: --service: %s holds no Service %q", view.Backend, service)
+					return fmt.Errorf("dump: --service: no Service %q is programmed", service)
 				}
 			}
 			return inspect.Write(c.OutOrStdout(), view, format, inspect.Options{Color: colour(c.OutOrStdout())})
@@ -97,7 +100,7 @@ func (o *observed) add(v model.View, text string) {
 
 func writeText(w io.Writer, o *observed) error {
 	if len(o.texts) == 0 {
-		return fmt.Errorf("dump: svcproxy has programmed nothing for %s", o.view.Backend)
+		return errors.New("dump: svcproxy has programmed no Service")
 	}
 	_, err := io.WriteString(w, strings.Join(o.texts, ""))
 	return err
@@ -118,15 +121,14 @@ func observe(ctx context.Context, mode, netns string) (*observed, error) {
 	var errs []error
 	for _, read := range readers {
 		found, err := read(ctx, netns)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if len(found.view.Services) > 0 {
+		switch {
+		case err == nil && len(found.view.Services) > 0:
 			return found, nil
+		case err != nil && !errors.Is(err, iptables.ErrUnavailable):
+			errs = append(errs, err)
 		}
 	}
-	if len(errs) == len(readers) {
+	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
 	return &observed{view: model.View{Backend: "auto"}}, nil
@@ -159,17 +161,21 @@ func observeNftables(ctx context.Context, netns string) (*observed, error) {
 func observeIptables(ctx context.Context, netns string) (*observed, error) {
 	found := &observed{view: model.View{Backend: "iptables"}}
 	var errs []error
+	missing := 0
 	for _, f := range model.Families {
 		r, err := iptables.Observe(ctx, iptables.Options{Family: f, NetNS: netns})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("reading iptables, %v: %w", f, err))
+			if errors.Is(err, iptables.ErrUnavailable) {
+				missing++
+			}
 			continue
 		}
 		if v := r.View(); len(v.Services) > 0 {
 			found.add(v, r.Text())
 		}
 	}
-	if len(errs) == len(model.Families) || len(errs) > 0 && len(found.view.Services) == 0 {
+	if len(errs) == len(model.Families) || len(errs) > missing {
 		return nil, errors.Join(errs...)
 	}
 	return found, nil

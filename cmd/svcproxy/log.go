@@ -39,6 +39,7 @@ func (f *logFlags) logger() (*zap.Logger, error) {
 		c.Encoding = "console"
 		c.EncoderConfig.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
 		c.EncoderConfig.EncodeLevel = zapcore.CapitalLevelEncoder
+		c.EncoderConfig.EncodeDuration = zapcore.StringDurationEncoder
 	default:
 		return nil, unknown("log-format", f.format, "text or json")
 	}

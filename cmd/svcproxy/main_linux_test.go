@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
 
 	"svcproxy/model"
 	"svcproxy/test/nstest"
@@ -169,10 +172,72 @@ func TestBadUsageIsToldApart(t *testing.T) {
 		{"render", "-f", kubeDNS, "--cluster-cidr", "10.0.0.0/33"}, {"dump", "extra"}, {"dump", "--nonsense"},
 		{"run", "--kubeconfig", "a", "--manifests", "b"}, {"run", "--manifests", "b", "--proxy-mode", "ipvs"},
 		{"run", "--manifests", "b", "--log-level", "loud"}, {"run", "--manifests", "b", "--sync-period", "0s"},
+		{"run", "--manifests", ""}, {"run", "--manifests", "b", "--metrics-bind-address", "nonsense"},
+		{"run", "--manifests", "b", "--metrics-bind-address", "127.0.0.1:99999"}, {"run", "--manifests", "b", "--kube-api-qps", "NaN"},
+		{"render", "-f", kubeDNS, "--cluster-cidr", "::ffff:10.0.0.0/112"},
 	} {
 		_, err := run(t, args...)
 		if usage := (usageError{}); !errors.As(err, &usage) {
 			t.Errorf("svcproxy %s: got %v, want a usage error", strings.Join(args, " "), err)
 		}
+	}
+}
+
+func TestANamespaceThatCannotBeEnteredIsAnErrorInEveryMode(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none")
+	for _, mode := range []string{"auto", "nftables", "iptables"} {
+		for _, path := range []string{missing, "/proc/self/ns/mnt", "/etc/hostname"} {
+			_, err := run(t, "run", "--manifests", t.TempDir(), "--metrics-bind-address", "", "--proxy-mode", mode, "--netns", path)
+			if err == nil || !strings.Contains(err.Error(), path) {
+				t.Errorf("--proxy-mode %s --netns %s: got %v, want an error that names the path", mode, path, err)
+			}
+		}
+	}
+	if _, err := openBackends("nftables", missing, zap.NewNop()); err == nil {
+		t.Error("backends were opened in a namespace that does not exist")
+	}
+}
+
+// withTools makes a PATH with nothing but the named programs.
+func withTools(t *testing.T, programs ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, p := range programs {
+		found, err := exec.LookPath(p)
+		if err == nil {
+			err = os.Symlink(found, filepath.Join(dir, p))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir)
+}
+
+func TestWithoutIp6tablesDumpShowsIPv4(t *testing.T) {
+	ns := nstest.New(t)
+	withTools(t, "iptables", "iptables-save", "iptables-restore")
+	if got := mustRun(t, "dump", "--netns", ns.Path(), "--proxy-mode", "iptables", "-o", "json"); got != `{"backend":"iptables","services":[]}`+"\n" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestCleanupSaysWhatItCouldNotLookAt(t *testing.T) {
+	ns := nstest.New(t)
+	withTools(t)
+	root, problems := newRoot(), new(bytes.Buffer)
+	root.SetArgs([]string{"cleanup", "--netns", ns.Path()})
+	root.SetErr(problems)
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(problems.String(), "iptables") {
+		t.Errorf("nothing about iptables, which is missing, in %q", problems)
+	}
+}
+
+func TestAMistypedCommandGetsAHint(t *testing.T) {
+	if _, err := run(t, "dmp"); err == nil || !strings.Contains(err.Error(), "dump") {
+		t.Errorf("got %v, want an error that names dump", err)
 	}
 }

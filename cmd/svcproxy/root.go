@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"svcproxy/netns"
 )
 
 func newRoot() *cobra.Command {
@@ -19,8 +21,9 @@ programming the kernel's netfilter, and shows what is programmed.`,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%s: %w", c.CommandPath(), err)}
+		return usageError{fmt.Errorf("%s: %w", c.Name(), err)}
 	})
+	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(newRun(), newRender(), newDump(), newDemo(), newCleanup(), newVersion())
 	return root
 }
@@ -40,7 +43,15 @@ func unknownCommand(c *cobra.Command, args []string) error {
 // noArgs refuses arguments as a usage error.
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%s: unexpected argument %q", c.CommandPath(), args[0])}
+		return usageError{fmt.Errorf("%s: unexpected argument %q", c.Name(), args[0])}
+	}
+	return nil
+}
+
+// checkNetns tells at once, and in one way for every backend, that a namespace can't be entered.
+func checkNetns(path string) error {
+	if err := netns.Do(path, func() error { return nil }); err != nil {
+		return fmt.Errorf("--netns: %w", err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +77,9 @@ func (f *runFlags) run(ctx context.Context) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	if err := checkNetns(f.netns); err != nil {
+		return err
+	}
 	node, err := f.nodeName()
 	if err != nil {
 		return err
@@ -109,14 +113,31 @@ func (f *runFlags) check() error {
 	switch {
 	case f.kubeconfig != "" && len(f.manifests) > 0:
 		return usageError{errors.New("--kubeconfig does not go with --manifests: there is one source")}
+	case slices.Contains(f.manifests, ""):
+		return usageError{errors.New("--manifests: empty: name a file or folder")}
 	case f.minSync < 0:
 		return usageError{fmt.Errorf("--min-sync-period: %v is negative", f.minSync)}
 	case f.fullSync <= 0:
 		return usageError{fmt.Errorf("--sync-period: %v is not positive", f.fullSync)}
-	case f.apiQPS <= 0:
+	case !(f.apiQPS > 0): // also NaN
 		return usageError{fmt.Errorf("--kube-api-qps: %v is not positive", f.apiQPS)}
 	case f.apiBurst <= 0:
 		return usageError{fmt.Errorf("--kube-api-burst: %d is not positive", f.apiBurst)}
+	}
+	return checkAddress("--metrics-bind-address", f.metrics)
+}
+
+// checkAddress finds an address that nobody could listen at; empty is none.
+func checkAddress(flag, address string) error {
+	if address == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return usageError{fmt.Errorf("%s: %w", flag, err)}
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return usageError{fmt.Errorf("%s: %w", flag, err)}
 	}
 	return nil
 }

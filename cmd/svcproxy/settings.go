@@ -27,6 +27,9 @@ func (f *settingFlags) settings() (proxier.Settings, error) {
 		if err != nil {
 			return s, usageError{fmt.Errorf("--cluster-cidr: %w", err)}
 		}
+		if p.Addr().Is4In6() {
+			return s, usageError{fmt.Errorf("--cluster-cidr: %s holds IPv4-mapped IPv6 addresses, which no packet has: write it as IPv4", text)}
+		}
 		s.ClusterCIDRs = append(s.ClusterCIDRs, p)
 	}
 	return s, nil
