@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -74,6 +73,3 @@ func (p *pipeline) sample(ctx context.Context, c *cluster, next change, n int) (
 
 // plan returns the plan of everything, computed from nothing.
 func (c *cluster) plan() *plan.Plan { return plan.Build(config(), c.inputs()) }
-
-// services returns the decisions of a plan, for a backend to keep.
-func services(p *plan.Plan) map[model.ServiceName]*plan.Service { return maps.Clone(p.Services) }
