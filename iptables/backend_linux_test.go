@@ -160,6 +160,26 @@ func TestDriftIsFoundAndRepaired(t *testing.T) {
 	})
 }
 
+// iptables prints a mask that is no prefix as a mask, and a comment of two lines on two.
+func TestRulesOfOthersInAnyFormAreNoHindrance(t *testing.T) {
+	everywhere(t, func(t *testing.T, n *node) {
+		p := planOf(n.options.Family, some(n.options.Family)...)
+		n.apply(t, full(p))
+		mask := "10.0.0.1/255.0.0.255"
+		if n.options.Family == model.IPv6 {
+			mask = "fd00::1/ffff::ffff"
+		}
+		for _, rule := range [][]string{{"-s", mask}, {"-m", "comment", "--comment", "two\nlines"}} {
+			n.Run(t, n.command(""), append([]string{"--wait", "-I", "INPUT", "-j", "ACCEPT"}, rule...)...)
+			n.Run(t, n.command(""), append([]string{"--wait", "-t", "nat", "-I", "KUBE-SERVICES", "-j", "ACCEPT"}, rule...)...)
+			if result := n.apply(t, full(p)); result.Drift != 1 {
+				t.Errorf("%q: %+v", rule, result)
+			}
+			n.holds(t, p)
+		}
+	})
+}
+
 func TestFlushIsNoticed(t *testing.T) {
 	for what, damage := range map[string][]string{
 		"nat rules":       {"-t nat -F"},

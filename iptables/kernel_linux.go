@@ -107,11 +107,7 @@ func (k *kernel) observe(ctx context.Context) (*Ruleset, error) {
 			return nil, k.explain(err)
 		}
 	}
-	r, err := Parse(k.family, text.String())
-	if err != nil {
-		return nil, fmt.Errorf("%s-save: %w", k.binary, err)
-	}
-	return r, nil
+	return Parse(k.family, text.String())
 }
 
 // restore applies transactions, one for each COMMIT of the input.

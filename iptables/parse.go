@@ -11,15 +11,16 @@ import (
 )
 
 // Parse reads what iptables-save prints, of either kernel API, and takes from it what belongs to the
-// Service proxy of the node, be it svcproxy or kube-proxy. Tables and chains of others are passed over.
+// Service proxy of the node, be it svcproxy or kube-proxy. Tables and chains of others are passed over. Rules
+// in a form that it does not know are others' too, and kept as they are written where they are in the
+// proxy's chains. The error is that the text breaks off in the middle of a table.
 func Parse(f model.Family, text string) (*Ruleset, error) {
 	p := parser{ruleset: newRuleset(f)}
-	n := 0
 	for line := range strings.Lines(text) {
-		n++
-		if err := p.line(strings.TrimSuffix(line, "\n")); err != nil {
-			return nil, fmt.Errorf("line %d of iptables-save: %w", n, err)
-		}
+		p.line(strings.TrimSuffix(line, "\n"))
+	}
+	if p.table != nil {
+		return nil, fmt.Errorf("iptables-save: table %s has no COMMIT", p.table.Name)
 	}
 	return p.ruleset, nil
 }
@@ -34,9 +35,9 @@ type parser struct {
 	rules []Rule
 }
 
-func (p *parser) line(line string) error {
+func (p *parser) line(line string) {
 	switch {
-	case line == "" || line[0] == '#':
+	case line == "":
 	case line[0] == '*':
 		p.table = p.ruleset.table(line[1:])
 		if p.table != nil {
@@ -51,10 +52,10 @@ func (p *parser) line(line string) error {
 		if owned(name) {
 			p.table.Chains[name] = nil
 		}
-	default:
-		return p.rule(line)
+	case line[0] == '-', line[0] == '[':
+		p.rule(line)
 	}
-	return nil
+	// What else there is are iptables-save's remarks, and the rest of others' comments with several lines.
 }
 
 // flush puts the rules of the chain that was read last where they belong.
@@ -66,22 +67,17 @@ func (p *parser) flush() {
 }
 
 // rule reads a line such as "-A CHAIN …", which counters may precede.
-func (p *parser) rule(line string) error {
-	fields, err := split(p.fields[:0], line)
-	if err != nil {
-		return fmt.Errorf("%q: %w", line, err)
-	}
+func (p *parser) rule(line string) {
+	written := spec(line)
+	from, text, _ := strings.Cut(written, " ")
+	fields, err := split(p.fields[:0], text)
 	p.fields = fields
-	if strings.HasPrefix(fields[0], "[") {
-		fields = fields[1:]
+	var r Rule
+	if err == nil {
+		r, err = parseRule(fields)
 	}
-	if len(fields) < 2 || fields[0] != "-A" {
-		return fmt.Errorf("%q: not a rule", line)
-	}
-	from := fields[1]
-	r, err := parseRule(fields[2:])
 	if err != nil {
-		return fmt.Errorf("%q: %w", line, err)
+		r = unread(text)
 	}
 	if owned(from) {
 		if from != p.chain {
@@ -89,17 +85,27 @@ func (p *parser) rule(line string) error {
 			p.chain = from
 		}
 		p.rules = append(p.rules, r)
-		return nil
+		return
 	}
 	if !owned(r.Target) {
-		return nil
+		return
 	}
 	if builtin(from) {
-		p.table.Jumps = append(p.table.Jumps, Jump{from, r, spec(line)})
+		p.table.Jumps = append(p.table.Jumps, Jump{from, r, written})
 	} else {
 		p.table.foreign[r.Target] = true
 	}
-	return nil
+}
+
+// unread returns a rule that cannot be read, such as one with a mask that is no prefix.
+func unread(text string) Rule {
+	for _, verb := range []string{"-j ", "-g "} {
+		if i := strings.LastIndex(text, verb); i >= 0 {
+			target, options, _ := strings.Cut(text[i+len(verb):], " ")
+			return Rule{Other: strings.TrimSpace(text[:i]), Goto: verb == "-g ", Target: target, Options: options}
+		}
+	}
+	return Rule{Other: text}
 }
 
 // spec returns a line without counters and command: the chain and the rule.

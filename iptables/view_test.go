@@ -93,15 +93,37 @@ func TestViewOfKubeProxy(t *testing.T) {
 	}
 }
 
-func TestParseNamesTheLine(t *testing.T) {
-	for _, text := range []string{
-		"*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -d nowhere -j RETURN\nCOMMIT\n",
-		"*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -m comment --comment \"open -j RETURN\nCOMMIT\n",
-		"*nat\n:KUBE-SERVICES - [0:0]\nnonsense\nCOMMIT\n",
-	} {
-		if _, err := Parse(model.IPv4, text); err == nil || !strings.Contains(err.Error(), "line 3") {
-			t.Errorf("%q: error is %v", text, err)
+func TestRulesThatCannotBeReadAreKeptAsTheyAreWritten(t *testing.T) {
+	r, err := Parse(model.IPv4, `*nat
+:PREROUTING ACCEPT [0:0]
+:CNI-1 - [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -s 10.0.0.1/255.0.0.255 -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A CNI-1 -s 10.0.0.1/255.0.0.255 -g KUBE-SVC-A
+-A CNI-1 -m comment --comment "two
+lines" -j ACCEPT
+-A KUBE-SERVICES -d 10.0.0.1/255.0.0.255 -m recent --name "open -j RETURN
+-A KUBE-SERVICES -m comment --comment "open
+COMMIT
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.NAT.Jumps) != 1 || r.NAT.Jumps[0].Rule.Target != chainServices || !r.NAT.foreign["KUBE-SVC-A"] {
+		t.Errorf("%+v", r.NAT)
+	}
+	rules := r.NAT.Chains[chainServices]
+	for i, want := range []string{` -d 10.0.0.1/255.0.0.255 -m recent --name "open -j RETURN`, ` -m comment --comment "open`} {
+		if got := string(rules[i].append(nil)); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
 		}
+	}
+}
+
+func TestParseOfHalfATableFails(t *testing.T) {
+	text := "*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\n"
+	if _, err := Parse(model.IPv4, text); err == nil || !strings.Contains(err.Error(), "nat") {
+		t.Errorf("error is %v", err)
 	}
 }
 
