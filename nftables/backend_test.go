@@ -194,6 +194,25 @@ func TestAnIdleChainThatSomebodyDeletedIsMadeAgain(t *testing.T) {
 	h.holds(t, p)
 }
 
+func TestAnIdleChainThatSomebodyChangedBalancesAgain(t *testing.T) {
+	b := builder{model.IPv4}
+	three, four := b.service(1, b.endpoints(0, 3), model.TCP), b.service(1, b.endpoints(0, 4), model.TCP)
+	for what, rules := range map[string][]Rule{"emptied": nil, "rule added": append([]Rule{{Foreign: "accept"}}, balanceRules(3)...)} {
+		t.Run(what, func(t *testing.T) {
+			h := newHarness(model.IPv4)
+			p := planOf(b.config(), three)
+			h.apply(t, full(p))
+			h.apply(t, partial(p.Config, four))
+			h.fake.r.Chains["lb-3"] = Chain{Rules: rules}
+			if res := h.apply(t, full(planOf(p.Config, four))); res.Drift == 0 {
+				t.Error("not counted as drift")
+			}
+			h.apply(t, partial(p.Config, three))
+			h.holds(t, p)
+		})
+	}
+}
+
 func TestARefusedChangeLeavesTheAcknowledgedStateInForce(t *testing.T) {
 	b, h := builder{model.IPv4}, newHarness(model.IPv4)
 	one := b.service(1, b.endpoints(0, 3), model.TCP)

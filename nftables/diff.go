@@ -143,7 +143,11 @@ func (d *Delta) diffRest(have, want *Ruleset) {
 		switch {
 		case c.Hook != Hook{}:
 			d.baseChains = append(d.baseChains, name)
-		case ok && slices.Equal(c.Rules, balanceRules(n)):
+		case ok:
+			// The next change may use it, and takes it for whole.
+			if want := (Chain{Rules: balanceRules(n)}); !c.Equal(want) {
+				d.chains = append(d.chains, namedChain{name, want})
+			}
 			d.idleChains = append(d.idleChains, name)
 		default:
 			if len(c.Rules) > 0 {

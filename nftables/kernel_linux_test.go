@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -238,5 +239,41 @@ func TestOthersTablesAreNeitherReadNorTouched(t *testing.T) {
 	}
 	if after := ns.Run(t, "nft", "list", "ruleset"); after != before {
 		t.Errorf("others' tables changed\nbefore %s\nafter %s", before, after)
+	}
+}
+
+// All tables share the ruleset's generation, which tells a reader whether somebody has committed meanwhile.
+func TestATableIsReadWhileOthersCommitAllTheTime(t *testing.T) {
+	b, _, o := open(t, model.IPv4)
+	bl := builder{model.IPv4}
+	var services []*plan.Service
+	for i := range 500 {
+		services = append(services, bl.service(i, bl.endpoints(i, 10), model.TCP))
+	}
+	p := planOf(bl.config(), services...)
+	apply(t, b, full(p))
+
+	other, err := New(Options{Family: model.IPv6, NetNS: o.NetNS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	six := builder{model.IPv6}
+	apply(t, other, full(planOf(six.config())))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		var err error
+		for i := 0; ctx.Err() == nil && err == nil; i++ {
+			_, err = other.Apply(t.Context(), partial(six.config(), six.service(1, six.endpoints(i, 1), model.TCP)))
+		}
+		done <- err
+	}()
+	for range 3 {
+		differ(t, observe(t, o), render1(t, p))
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

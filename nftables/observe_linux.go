@@ -20,20 +20,31 @@ var errInterrupted = errors.New("the ruleset changed while it was read")
 // readTries is how often a dump that was interrupted is read again.
 const readTries = 20
 
-// observe reads the table at one generation of the ruleset.
+// observe reads the table at one generation of the ruleset. All tables of a network namespace share the
+// generation, so that commits to others' may interrupt every read of a large table: two interrupted reads in
+// a row that agree are taken for right.
 func (k *linux) observe(ctx context.Context) (*Ruleset, error) {
+	var last *Ruleset
 	for try := 0; ; try++ {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		r, err := k.observeOnce()
-		again := errors.Is(err, errInterrupted) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR)
+		interrupted := errors.Is(err, errInterrupted)
+		if interrupted && last != nil && r.Equal(last) {
+			return r, nil
+		}
+		again := interrupted || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR)
 		if !again || try == readTries {
 			return r, err
+		}
+		if last = nil; interrupted {
+			last = r
 		}
 	}
 }
 
+// observeOnce returns what it read also where it was interrupted.
 func (k *linux) observeOnce() (*Ruleset, error) {
 	before, err := k.conn.GetGen()
 	if err != nil {
@@ -41,18 +52,19 @@ func (k *linux) observeOnce() (*Ruleset, error) {
 	}
 	r, err := k.readAll()
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	after, err := k.conn.GetGen()
 	if err != nil {
 		return nil, err
 	}
 	if before.ID != after.ID {
-		return nil, errInterrupted
+		return r, errInterrupted
 	}
 	return r, nil
 }
 
+// readAll returns what it read also where it was interrupted.
 func (k *linux) readAll() (*Ruleset, error) {
 	r, err := k.observeTable()
 	if err != nil || !r.Exists {
@@ -63,19 +75,26 @@ func (k *linux) readAll() (*Ruleset, error) {
 		return nil, err
 	}
 	defer d.Close()
+	var interrupted error
+	check := func(err error) error {
+		if errors.Is(err, errInterrupted) {
+			interrupted, err = err, nil
+		}
+		return err
+	}
 	for _, read := range []func(*netlink.Conn, *Ruleset) error{k.readChains, k.readRules, k.readSets} {
-		if err := read(d, r); err != nil {
+		if err := check(read(d, r)); err != nil {
 			return nil, err
 		}
 	}
 	for _, spec := range setSpecs(k.family) {
 		if s := r.Sets[spec.Name]; s != nil && s.SetSpec == spec {
-			if err := k.readElements(d, r, s); err != nil {
+			if err := check(k.readElements(d, r, s)); err != nil {
 				return nil, err
 			}
 		}
 	}
-	return r, nil
+	return r, interrupted
 }
 
 // readBuffer is the size in bytes of what one message of a dump is read into. The kernel fills messages of
@@ -129,7 +148,8 @@ func (k *linux) findTable(d *netlink.Conn, name string) (exists bool, flags uint
 	return exists, flags, err
 }
 
-// dump asks for all objects of a kind and hands each message on while it is read.
+// dump asks for all objects of a kind and hands each message on while it is read. All are read if it returns
+// errInterrupted, though of different generations.
 func (k *linux) dump(d *netlink.Conn, kind int, of []netlink.Attribute, each func(netlink.Message) error) error {
 	return dump(d, layoutOf(k.family).family, kind, of, each)
 }
@@ -145,19 +165,19 @@ func dump(d *netlink.Conn, family byte, kind int, of []netlink.Attribute, each f
 	}); err != nil {
 		return err
 	}
-	var first error
+	var first, interrupted error
 	for m, err := range d.ReceiveIter() {
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case first != nil: // the rest must be read, or it would be taken for the next answer
-		case m.Header.Flags&netlink.DumpInterrupted != 0:
-			first = errInterrupted
-		default:
+		}
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			interrupted = errInterrupted
+		}
+		if first == nil { // after an error the rest must still be read, or it would be taken for the next answer
 			first = each(m)
 		}
 	}
-	return first
+	return cmp.Or(first, interrupted)
 }
 
 func text(s string) []byte { return append([]byte(s), 0) }
