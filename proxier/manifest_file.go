@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/netip"
 	"path"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -43,6 +45,14 @@ type manifestFile struct {
 	// errs name the documents that can't even be told what they are; with any, the file may hold more
 	// objects than are known.
 	errs []error
+}
+
+// mayHold tells whether something in the file may be one of the objects that it held before.
+func (f *manifestFile) mayHold(before map[objectID]string) bool {
+	return len(f.errs) > 0 || slices.ContainsFunc(f.objects, func(m manifest) bool {
+		_, held := before[m.id]
+		return m.err != nil && !held
+	})
 }
 
 // parseManifests reads the documents of a file: YAML or JSON, each an object or a List.
@@ -164,6 +174,9 @@ func (f *manifestFile) add(where string, doc []byte, item metav1.TypeMeta, inval
 	}
 	version, known := manifestKinds[h.Kind]
 	if !known {
+		if h.Metadata.Name == "" && cutShort(h.Kind) {
+			f.errs = append(f.errs, fmt.Errorf("%s: kind: %s is unknown, and metadata.name is missing: is the file half written?", where, printable(h.Kind)))
+		}
 		return
 	}
 	m := manifest{where: where, id: objectID{h.Kind, h.Metadata.Namespace, h.Metadata.Name}}
@@ -184,6 +197,16 @@ func (f *manifestFile) add(where string, doc []byte, item metav1.TypeMeta, inval
 		m.decode(doc)
 	}
 	f.objects = append(f.objects, m)
+}
+
+// cutShort tells whether a kind is the beginning of one that is read.
+func cutShort(kind string) bool {
+	for full := range manifestKinds {
+		if strings.HasPrefix(full, kind) {
+			return true
+		}
+	}
+	return false
 }
 
 // sameGroup tells whether two API versions are of one group.

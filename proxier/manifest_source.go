@@ -22,6 +22,8 @@ type ManifestSource struct {
 	sent *Objects
 	// reported are the errors and warnings of the last load: each is logged once, when it appears.
 	reported map[string]bool
+	// unwatched are the folders that can't be watched, and why: each is logged once.
+	unwatched map[string]string
 
 	// settle is how long files must be quiet before they are read, so that a file that is being written is
 	// not read half; an editor's steps take milliseconds.
@@ -34,14 +36,17 @@ type ManifestSource struct {
 // path that does not exist is waited for. Of a document or file that is broken the last good version
 // stays.
 func NewManifestSource(paths []string, log *zap.Logger) *ManifestSource {
+	set := newManifestSet()
+	set.followed = true
 	return &ManifestSource{
-		paths:    paths,
-		log:      log,
-		set:      newManifestSet(),
-		sent:     NewObjects(),
-		reported: map[string]bool{},
-		settle:   100 * time.Millisecond,
-		poll:     10 * time.Second,
+		paths:     paths,
+		log:       log,
+		set:       set,
+		sent:      NewObjects(),
+		reported:  map[string]bool{},
+		unwatched: map[string]string{},
+		settle:    100 * time.Millisecond,
+		poll:      10 * time.Second,
 	}
 }
 
@@ -154,7 +159,12 @@ func (s *ManifestSource) watchDir(w *fsnotify.Watcher, dir string) {
 		dir = filepath.Dir(dir)
 		err = w.Add(dir)
 	}
-	if err != nil {
+	if err == nil {
+		delete(s.unwatched, dir)
+		return
+	}
+	if s.unwatched[dir] != err.Error() {
+		s.unwatched[dir] = err.Error()
 		s.log.Warn("a folder can't be watched, so changes are noticed late", zap.String("folder", dir), zap.Duration("every", s.poll), zap.Error(err))
 	}
 }

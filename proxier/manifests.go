@@ -24,6 +24,8 @@ type manifestSet struct {
 	files map[string]*heldFile
 	// good are the objects as last given out.
 	good map[objectID]func(*Objects)
+	// followed says that files are read again and again, which only regular ones can be.
+	followed bool
 }
 
 // heldFile is a manifest file as it was last read.
@@ -31,7 +33,9 @@ type heldFile struct {
 	sum    [sha256.Size]byte
 	parsed *manifestFile
 	// holds are the objects that the file is taken to hold: those of its last version without errors and
-	// those found since. An object of it stays while a document can't be read that may be it.
+	// those found since. An object of it stays while there is something in the file that may be it: a
+	// document that can't be read, or a broken object of a name that was not there, since a file that is
+	// being written may end in the middle of a name.
 	holds map[objectID]string
 }
 
@@ -61,7 +65,7 @@ func (s *manifestSet) read(path string) (*heldFile, error) {
 	if old == nil {
 		old = &heldFile{parsed: &manifestFile{}, holds: map[objectID]string{}}
 	}
-	data, err := os.ReadFile(path)
+	data, err := s.content(path)
 	if err != nil {
 		kept := *old
 		kept.sum = [sha256.Size]byte{}
@@ -73,15 +77,20 @@ func (s *manifestSet) read(path string) (*heldFile, error) {
 		return old, nil
 	}
 	f := &heldFile{sum: sum, parsed: parseManifests(path, data), holds: map[objectID]string{}}
-	if len(f.parsed.errs) > 0 {
-		for id, where := range old.holds {
-			f.holds[id] = where
-		}
+	if f.parsed.mayHold(old.holds) {
+		maps.Copy(f.holds, old.holds)
 	}
 	for _, m := range f.parsed.objects {
 		f.holds[m.id] = m.where
 	}
 	return f, nil
+}
+
+func (s *manifestSet) content(path string) ([]byte, error) {
+	if s.followed && !isRegular(path) {
+		return nil, fmt.Errorf("%s is no regular file, so it can't be followed", path)
+	}
+	return os.ReadFile(path)
 }
 
 // merge puts the objects of all files together, files in order.

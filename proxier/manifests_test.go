@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"svcproxy/model"
 	"svcproxy/test/nstest"
@@ -186,6 +187,51 @@ func TestTheLastGoodVersionOfABrokenObjectStays(t *testing.T) {
 
 	write(t, dir+"/a.yaml", webAt("two", "10.0.0.5"))
 	f.becomes(t, "two 10.0.0.5")
+}
+
+// Wherever a file ends that is being written, what is not there any more may be what is there in part.
+func TestAHalfWrittenFileRemovesNothing(t *testing.T) {
+	text := "kind: Service\napiVersion: v1\nmetadata:\n  name: web\n  namespace: default\nspec:\n  clusterIP: 10.0.0.1\n  ports:\n  - port: 80\n"
+	other := "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n"
+	dir := t.TempDir()
+	for _, full := range []string{text, other + text[len("kind: Service\napiVersion: v1\nmetadata:\n  name: web\n"):]} {
+		for end := 1; end < len(full); end++ {
+			set := newManifestSet()
+			write(t, dir+"/a.yaml", full)
+			set.load([]string{dir})
+			write(t, dir+"/a.yaml", full[:end])
+			if o, errs := set.load([]string{dir}); len(o.Services) != 1 || o.Services[named("web")] == nil {
+				t.Errorf("%q: left %v, errors %v", full[:end], addresses(o), errs)
+			}
+		}
+	}
+}
+
+func TestABrokenNewObjectIsNoObstacleForRemovingAnother(t *testing.T) {
+	dir := t.TempDir()
+	set := newManifestSet()
+	for _, text := range []string{webAt("one", "10.0.0.1") + "---\n" + webAt("two", "nonsense"), webAt("two", "nonsense")} {
+		write(t, dir+"/a.yaml", text)
+		set.load([]string{dir})
+	}
+	if o, _ := set.load([]string{dir}); len(o.Services) != 0 {
+		t.Errorf("left %v, though the document that held it is gone and no other came", addresses(o))
+	}
+}
+
+func TestAPipeIsReadOnceAndNeverFollowed(t *testing.T) {
+	pipe := t.TempDir() + "/pipe.yaml"
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, pipe).becomes(t)
+	written := make(chan error)
+	go func() { written <- os.WriteFile(pipe, []byte(webAt("one", "10.0.0.1")), 0) }()
+	o, errs := LoadManifests([]string{pipe})
+	if err := <-written; err != nil || len(errs) > 0 {
+		t.Fatal(err, errs)
+	}
+	expect(t, "Services", addresses(o), []string{"one 10.0.0.1"})
 }
 
 func TestConfigMapSwapsAreFollowed(t *testing.T) {
