@@ -38,8 +38,8 @@ func TestKill(t *testing.T) {
 		moment time.Duration
 	}{
 		{dataplane.NFTables, nstest.Sized(20, 200), 30 * time.Millisecond},
-		{dataplane.IPTablesLegacy, nstest.Sized(6, 60), 300 * time.Millisecond},
-		{dataplane.IPTablesNFT, nstest.Sized(4, 30), 300 * time.Millisecond},
+		{dataplane.IPTablesLegacy, nstest.Sized(6, 40), 300 * time.Millisecond},
+		{dataplane.IPTablesNFT, nstest.Sized(4, 20), 300 * time.Millisecond},
 	} {
 		t.Run(c.Name, func(t *testing.T) {
 			s := seed(t)

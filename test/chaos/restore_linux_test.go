@@ -35,7 +35,7 @@ func TestKillBetweenTransactions(t *testing.T) {
 			s := seed(t)
 			w := newWorld(t)
 			h := &hunt{t: t, world: w, plane: plane, churn: newChurn(s, 40, w.servers)}
-			for range nstest.Sized(3, 10) {
+			for range nstest.Sized(3, 6) {
 				for range 5 {
 					h.churn.next()
 				}
