@@ -3,6 +3,7 @@ package proxier
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -40,6 +41,9 @@ func NewAPISource(config *rest.Config, nodeName string, log *zap.Logger) (*APISo
 	config = rest.CopyConfig(config)
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return &reachLog{next: next, server: config.Host, log: log}
+	})
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("API client for %s: %w", config.Host, err)
@@ -54,7 +58,8 @@ func NewClientSource(client kubernetes.Interface, nodeName string, log *zap.Logg
 
 // Run gives the API server's objects to the sink. Objects that can't be used are logged, and the last good
 // version of them stays. It says Synced once Services and slices were listed, and ends with ctx; losing
-// the API server is not an error: informers retry.
+// the API server is not an error: informers retry. It does not wait for the informers' end: one whose
+// connections were refused sleeps for up to a minute before it looks at ctx.
 func (s *APISource) Run(ctx context.Context, sink Sink) error {
 	services := s.factory("!"+labelProxyName, fields.OneTermNotEqualSelector("spec.clusterIP", corev1.ClusterIPNone))
 	slices := s.factory("!"+corev1.IsHeadlessService, fields.Everything())
@@ -86,15 +91,8 @@ func (s *APISource) Run(ctx context.Context, sink Sink) error {
 	}
 	for _, f := range factories {
 		f.StartWithContext(ctx)
-		defer f.Shutdown()
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.serviceCIDRs(ctx, sink)
-	}()
-	// Deferred last, so that everything ends before the factories are waited for.
-	defer func() { cancel(); <-done }()
+	go s.serviceCIDRs(ctx, sink)
 	if cache.WaitForCacheSync(ctx.Done(), synced...) {
 		sink.Synced()
 	}
@@ -115,8 +113,8 @@ func (s *APISource) factory(labels string, f fields.Selector) informers.SharedIn
 
 // serviceCIDRs watches ServiceCIDRs as soon as the API server has them: before Kubernetes 1.33 it may not.
 func (s *APISource) serviceCIDRs(ctx context.Context, sink Sink) {
-	err := wait.PollUntilContextCancel(ctx, cidrRetry, true, func(context.Context) (bool, error) {
-		has, err := s.hasServiceCIDRs()
+	err := wait.PollUntilContextCancel(ctx, cidrRetry, true, func(ctx context.Context) (bool, error) {
+		has, err := s.hasServiceCIDRs(ctx)
 		if err != nil {
 			s.notes.once("ServiceCIDR", fmt.Sprintf("asking whether the API server has ServiceCIDRs: %v", err))
 		} else if !has {
@@ -133,12 +131,10 @@ func (s *APISource) serviceCIDRs(ctx context.Context, sink Sink) {
 		return
 	}
 	f.StartWithContext(ctx)
-	<-ctx.Done()
-	f.Shutdown()
 }
 
-func (s *APISource) hasServiceCIDRs() (bool, error) {
-	list, err := s.client.Discovery().ServerResourcesForGroupVersion(networkingv1.SchemeGroupVersion.String())
+func (s *APISource) hasServiceCIDRs(ctx context.Context) (bool, error) {
+	list, err := s.client.Discovery().ServerResourcesForGroupVersionWithContext(ctx, networkingv1.SchemeGroupVersion.String())
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}

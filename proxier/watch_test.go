@@ -3,14 +3,19 @@ package proxier
 import (
 	"context"
 	"errors"
+	"net"
+	"net/http"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 
 	"svcproxy/model"
 )
@@ -99,3 +104,66 @@ func TestTrimmedObjectsConvertAlike(t *testing.T) {
 		t.Errorf("got %+v and %+v", s2, e2)
 	}
 }
+
+// quiet is a logger whose messages can be counted.
+func quiet() (*zap.Logger, *observer.ObservedLogs) {
+	core, logs := observer.New(zap.InfoLevel)
+	return zap.New(core), logs
+}
+
+func TestAnAPIServerOutOfReachIsSaidOnceAndNoObstacleForAnEnd(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close() // now connections are refused
+	log, logs := quiet()
+	source, err := NewAPISource(&rest.Config{Host: "http://" + address}, "n1", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := NewStore("n1")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- source.Run(ctx, store) }()
+	said := func(text string) []observer.LoggedEntry { return logs.FilterMessageSnippet(text).All() }
+	eventually(t, "a message", func() bool { return len(said("can't be reached")) > 0 })
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+		t.Error("Run still waits for the informers a second after its end")
+	}
+	if all := said("can't be reached"); len(all) != 1 || all[0].ContextMap()["server"] != "http://"+address {
+		t.Errorf("said %v, want one message that names the server", all)
+	}
+	select {
+	case <-store.WaitSynced():
+		t.Error("synced without an API server")
+	default:
+	}
+}
+
+func TestAnAPIServerThatComesBackIsSaidToo(t *testing.T) {
+	log, logs := quiet()
+	answer := errors.New("refused")
+	r := &reachLog{log: log, next: transport(func(*http.Request) (*http.Response, error) { return nil, answer })}
+	for _, answer = range []error{nil, errors.New("refused"), errors.New("refused"), context.Canceled, nil, nil} {
+		if _, err := r.RoundTrip(nil); err != answer {
+			t.Fatalf("got %v, want %v", err, answer)
+		}
+	}
+	var said []string
+	for _, e := range logs.All() {
+		said = append(said, e.Message)
+	}
+	expect(t, "said", said, []string{
+		"the API server can't be reached; it is tried again, and meanwhile what is programmed stays",
+		"the API server answers again",
+	})
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
