@@ -15,7 +15,7 @@ const classes = 1
 
 // Chains and rules of the nftables backend follow the distinct numbers of endpoints, not the Services.
 func TestChainsFollowDistinctCounts(t *testing.T) {
-	s := size{services: nstest.Sized(200, 3000), endpoints: -1}
+	s := size{services: nstest.Sized(200, 1000), endpoints: -1}
 	c := newCluster(s)
 	r := nft.measure(t, s, 1)
 	if most := baseChains + c.distinct()*classes; r.kernel.chains > most {
