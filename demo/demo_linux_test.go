@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,41 @@ func TestDemoChecksWhatItShows(t *testing.T) {
 			}
 			for _, want := range []string{"KUBE-SVC-ERIFXISQEP7F7OF4", "KUBE-SEP-ZXMNUKOKXUTL2MK2", "10.96.0.1\n", " 0 failed"} {
 				if !strings.Contains(string(out), want) {
+					t.Errorf("%q is missing in:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestDemoNamesAMissingToolAndShowsTheRest(t *testing.T) {
+	all := map[string]string{"dig": "dnsutils", "curl": "curl", "conntrack": "conntrack", "nft": "nftables"}
+	for _, hidden := range [][]string{{"dig"}, slices.Collect(maps.Keys(all))} {
+		t.Run(strings.Join(hidden, " "), func(t *testing.T) {
+			dir := t.TempDir()
+			for _, tool := range []string{"sh", "grep", "ip", "dig", "curl", "conntrack", "nft"} {
+				path, err := exec.LookPath(tool)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if slices.Contains(hidden, tool) {
+					continue
+				}
+				if err := os.Symlink(path, filepath.Join(dir, tool)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.CommandContext(t.Context(), program, "demo")
+			cmd.Env = append(os.Environ(), "PATH="+dir)
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), " 0 failed") {
+				t.Errorf("%v\n%s", err, out)
+			}
+			for _, tool := range hidden {
+				if _, err := os.Stat("/usr/sbin/" + tool); err == nil {
+					continue // which the demo finds by itself
+				}
+				if want := tool + " is not installed: install the package " + all[tool]; !strings.Contains(string(out), want) {
 					t.Errorf("%q is missing in:\n%s", want, out)
 				}
 			}

@@ -78,6 +78,17 @@ func (s *story) lookUp(ctx context.Context) {
 			s.check(strings.Contains(out, apiAddress), "the name of the API server is its ClusterIP, %s", apiAddress)
 		}
 	}
+	if missing(s.mode, "dig") != nil {
+		addresses, err := s.resolver().LookupHost(ctx, apiName+".")
+		s.check(err == nil && slices.Contains(addresses, apiAddress), "asked without dig, the name of the API server is its ClusterIP, %s", apiAddress)
+	}
+}
+
+// resolver asks kube-dns from the client pod, over UDP.
+func (s *story) resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return s.client.Dial(ctx, "udp", dnsAddress+":53")
+	}}
 }
 
 func (s *story) fetch(ctx context.Context) {

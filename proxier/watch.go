@@ -93,6 +93,7 @@ func (s *APISource) Run(ctx context.Context, sink Sink) error {
 		f.StartWithContext(ctx)
 	}
 	go s.serviceCIDRs(ctx, sink)
+	s.log.Info("asking the API server for Services and EndpointSlices; nothing is changed before all are known")
 	if cache.WaitForCacheSync(ctx.Done(), synced...) {
 		sink.Synced()
 	}
@@ -115,9 +116,9 @@ func (s *APISource) factory(labels string, f fields.Selector) informers.SharedIn
 func (s *APISource) serviceCIDRs(ctx context.Context, sink Sink) {
 	err := wait.PollUntilContextCancel(ctx, cidrRetry, true, func(ctx context.Context) (bool, error) {
 		has, err := s.hasServiceCIDRs(ctx)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			s.notes.once("ServiceCIDR", fmt.Sprintf("asking whether the API server has ServiceCIDRs: %v", err))
-		} else if !has {
+		} else if err == nil && !has {
 			s.notes.once("ServiceCIDR", "the API server has no ServiceCIDRs, so their ranges are not known")
 		}
 		return has, nil
