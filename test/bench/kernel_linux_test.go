@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 )
 
@@ -32,7 +33,7 @@ func compare(b *testing.B, s size, peers ...peer) {
 		}
 	}
 	if measured == len(peers) { // all were chosen by -bench, and none failed
-		fmt.Println()
+		fmt.Printf("\n%d processors, load average %s\n", runtime.NumCPU(), load())
 		printTable(os.Stdout, s.String(), runs...)
 	}
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"testing"
+	"time"
 
 	"svcproxy/test/nstest"
 )
@@ -10,6 +11,8 @@ import (
 type run struct {
 	peer  string
 	first cost
+	// cpu is the processor time that the first programming took.
+	cpu time.Duration
 	// memory is how far this process's resident memory rose, and children the most that a process which it
 	// started had, 0 if it started none, in bytes.
 	memory, children int64
@@ -31,7 +34,11 @@ func (p peer) measure(b testing.TB, s size, changes int) run {
 	r := run{peer: p.name}
 	pipe := newPipeline(backend)
 	earlier := childrenPeak(b)
-	r.memory = peakMemory(b, func() { r.first, err = pipe.sync(b.Context(), c.objects(), true) })
+	r.memory = peakMemory(b, func() {
+		before := cpuTime(b)
+		r.first, err = pipe.sync(b.Context(), c.objects(), true)
+		r.cpu = cpuTime(b) - before
+	})
 	if peak := childrenPeak(b); peak > earlier {
 		r.children = peak
 	}

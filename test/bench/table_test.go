@@ -18,6 +18,7 @@ type figure struct {
 
 var figures = []figure{
 	{"first programming", func(r run) float64 { return float64(r.first.total) }, writeTime},
+	{"  processor time", func(r run) float64 { return float64(r.cpu) }, writeTime},
 	{"  planning's share", func(r run) float64 { return float64(r.first.plan) }, writeTime},
 	{"an endpoint replaced, p50", func(r run) float64 { return float64(quantile(r.replaced, 0.5, total)) }, writeTime},
 	{"  p99", func(r run) float64 { return float64(quantile(r.replaced, 0.99, total)) }, writeTime},

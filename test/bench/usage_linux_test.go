@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,4 +49,28 @@ func childrenPeak(b testing.TB) int64 {
 		b.Fatalf("getrusage: %v", err)
 	}
 	return usage.Maxrss << 10
+}
+
+// cpuTime returns the processor time that this process and the ended ones that it started have used, in the
+// kernel too. It says more than the clock where others use the machine.
+func cpuTime(b testing.TB) time.Duration {
+	b.Helper()
+	var all time.Duration
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var usage unix.Rusage
+		if err := unix.Getrusage(who, &usage); err != nil {
+			b.Fatalf("getrusage: %v", err)
+		}
+		all += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	}
+	return all
+}
+
+// load tells how busy the machine is.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Fields(string(text))[0]
 }
