@@ -107,6 +107,9 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 	if err != nil {
 		return plan.Result{}, fmt.Errorf("read back: %w", err)
 	}
+	if err := observed.readable(); err != nil {
+		b.log.Warn("writing all chains, whatever the kernel holds", zap.Error(err))
+	}
 	var result plan.Result
 	if b.acknowledged != nil {
 		if result.Drift, result.Example, err = b.drift(next, want, observed); err != nil {
@@ -233,11 +236,16 @@ func (b *Backend) Watch(ctx context.Context, drifted func(what string)) error {
 // Close releases nothing, as a Backend holds nothing open; what is programmed stays.
 func (b *Backend) Close() error { return nil }
 
-// Observe reads back what the kernel holds for the Service proxy, be it svcproxy's or kube-proxy's.
+// Observe reads back what the kernel holds for the Service proxy, be it svcproxy's or kube-proxy's. Its error
+// is ErrUnreadable where somebody else's rules hide a table from iptables.
 func Observe(ctx context.Context, o Options) (*Ruleset, error) {
 	k, err := openKernel(o.Family, o.NetNS, o.Binary)
 	if err != nil {
 		return nil, err
 	}
-	return k.observe(ctx)
+	r, err := k.observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.readable()
 }

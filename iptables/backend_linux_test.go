@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -96,6 +97,14 @@ func TestKernelHoldsWhatIsRendered(t *testing.T) {
 		p.Services[odd.Name] = odd
 		n.apply(t, plan.Change{Config: p.Config, Services: map[model.ServiceName]*plan.Service{odd.Name: odd}})
 		n.holds(t, p)
+		everything := netip.PrefixFrom(vip(f, 1), 0)
+		for _, pods := range [][]netip.Prefix{{everything}, append(config(f).LocalPods, everything)} {
+			p.Config.LocalPods = pods
+			n.apply(t, full(p))
+			if again := n.apply(t, full(p)); again != (plan.Result{}) {
+				t.Errorf("pods %v: nothing changed, yet: %+v", pods, again)
+			}
+		}
 	})
 }
 
@@ -178,6 +187,37 @@ func TestRulesOfOthersInAnyFormAreNoHindrance(t *testing.T) {
 			n.holds(t, p)
 		}
 	})
+}
+
+// iptables on the nf_tables kernel API prints nothing of a table that holds a rule which it does not know.
+func TestATableThatIptablesCannotReadIsProgrammed(t *testing.T) {
+	n := newNode(t, model.IPv4, "iptables-nft")
+	p := planOf(model.IPv4, some(model.IPv4)...)
+	n.apply(t, full(p))
+	jumps := func() int {
+		return strings.Count(n.Run(t, "nft", "list", "chain", "ip", "nat", "PREROUTING"), "jump KUBE-SERVICES")
+	}
+	n.Run(t, "nft", "add chain ip nat theirs; add rule ip nat theirs numgen random mod 2 == 1 accept")
+	n.iptables(t, "-t nat -F KUBE-SERVICES")
+	n.iptables(t, "-t nat -F PREROUTING")
+	for range 2 {
+		if result := n.apply(t, full(p)); result.Drift != 0 {
+			t.Errorf("what cannot be read counts as drift: %+v", result)
+		}
+		if jumps() != 1 {
+			t.Errorf("%d jumps", jumps())
+		}
+	}
+	for what, err := range map[string]error{"Cleanup": Cleanup(t.Context(), n.options), "Observe": func() error {
+		_, err := Observe(t.Context(), n.options)
+		return err
+	}()} {
+		if !errors.Is(err, ErrUnreadable) {
+			t.Errorf("%s: error is %v", what, err)
+		}
+	}
+	n.Run(t, "nft", "flush chain ip nat theirs")
+	n.holds(t, p)
 }
 
 func TestFlushIsNoticed(t *testing.T) {

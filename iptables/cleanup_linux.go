@@ -38,6 +38,9 @@ func removeChains(ctx context.Context, o Options, cleanup func(*Table) delta) er
 	if err != nil {
 		return err
 	}
+	if err := observed.readable(); err != nil {
+		return err
+	}
 	var deltas []delta
 	for _, name := range tableNames {
 		if d := cleanup(observed.table(name)); !d.empty() {

@@ -46,8 +46,9 @@ func diff(table string, base, want map[string][]Rule, keep map[string]bool) delt
 	return d
 }
 
-// undo returns the change that takes this one back, its rules of built-in chains apart.
-func (d *delta) undo() delta { return diff(d.table, d.want, d.base, nil) }
+// undo returns the change that takes this one back, its rules of built-in chains apart: the chains that such
+// rules lead to stay, and are empty if there were none.
+func (d *delta) undo() delta { return diff(d.table, d.want, d.base, sharedChains) }
 
 // empty tells whether there is nothing to do.
 func (d *delta) empty() bool {
@@ -90,11 +91,14 @@ func order(base *Table, filter func(rejects []Rule) map[string][]Rule, before, a
 }
 
 // drift counts the rules that differ between what was acknowledged and what the kernel holds, and describes
-// the first.
+// the first. Tables that could not be read do not count.
 func drift(acknowledged, observed *Ruleset) (n int, example string) {
 	for _, name := range tableNames {
 		d := drifter{table: name}
 		a, o := acknowledged.table(name), observed.table(name)
+		if o.unreadable {
+			continue
+		}
 		d.jumps(a, o)
 		chains := maps.Clone(a.Chains)
 		maps.Copy(chains, o.Chains)

@@ -18,6 +18,9 @@ var (
 	ErrPermission = errors.New("permission denied; iptables needs CAP_NET_ADMIN, and on the legacy kernel API CAP_NET_RAW")
 	// errTooLong says that a transaction exceeds what the socket's buffer may hold (EMSGSIZE).
 	errTooLong = errors.New("the transaction exceeds the socket's buffer, which net.core.wmem_max limits without CAP_NET_ADMIN in the first user namespace")
+	// ErrUnreadable says that iptables on the nf_tables kernel API prints nothing of a table, since somebody
+	// has put rules there by other means, such as nft, that it does not know.
+	ErrUnreadable = errors.New("iptables cannot read the table, as somebody else's rules in it were not made with iptables")
 	// ErrLocked says that another program held the xtables lock for too long.
 	ErrLocked = errors.New("the xtables lock is held by another program")
 )

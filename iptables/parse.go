@@ -25,6 +25,12 @@ func Parse(f model.Family, text string) (*Ruleset, error) {
 	return p.ruleset, nil
 }
 
+// What iptables-save prints instead of a table that it cannot read, around the table's name.
+const (
+	unreadableBegin = "# Table `"
+	unreadableEnd   = "' is incompatible, use 'nft' tool."
+)
+
 // parser reads a ruleset line by line.
 type parser struct {
 	ruleset *Ruleset
@@ -38,6 +44,11 @@ type parser struct {
 func (p *parser) line(line string) {
 	switch {
 	case line == "":
+	case strings.HasPrefix(line, unreadableBegin) && strings.HasSuffix(line, unreadableEnd):
+		name := strings.TrimSuffix(strings.TrimPrefix(line, unreadableBegin), unreadableEnd)
+		if t := p.ruleset.table(name); t != nil {
+			t.unreadable = true
+		}
 	case line[0] == '*':
 		p.table = p.ruleset.table(line[1:])
 		if p.table != nil {

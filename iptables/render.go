@@ -170,11 +170,27 @@ func masquerade(c *plan.Config, r Rule) (Rule, bool) {
 	case len(c.LocalPods) == 0:
 		return Rule{}, false
 	case len(c.LocalPods) == 1:
-		r.Source, r.NotSource = c.LocalPods[0].Masked(), true
+		r.Source, r.NotSource = c.LocalPods[0], true
 	default:
 		r.Target = remoteChain
 	}
 	return r, true
+}
+
+// distinctPods returns prefixes of pods without those inside of others. If one is every address there is, it
+// returns none, so that nothing is masqueraded for its source: iptables-save leaves out such a match, and the
+// nf_tables kernel API refuses its inversion.
+func distinctPods(local []netip.Prefix) []netip.Prefix {
+	var distinct []netip.Prefix
+	for _, p := range slices.SortedFunc(slices.Values(local), netip.Prefix.Compare) {
+		switch n := len(distinct); {
+		case p.Bits() == 0:
+			return nil
+		case n == 0 || !distinct[n-1].Overlaps(p):
+			distinct = append(distinct, p.Masked())
+		}
+	}
+	return distinct
 }
 
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
@@ -233,7 +249,7 @@ func fixedChains(table string, c *plan.Config, f features, chains map[string][]R
 func remoteSources(local []netip.Prefix) []Rule {
 	var rules []Rule
 	for _, p := range local {
-		rules = append(rules, Rule{Source: p.Masked(), Target: targetReturn})
+		rules = append(rules, Rule{Source: p, Target: targetReturn})
 	}
 	return append(rules, Rule{Target: chainMarkMasq})
 }

@@ -125,6 +125,14 @@ func TestMasqueradeOfOtherSources(t *testing.T) {
 	if got := render(t, p).NAT.Chains[remoteChain]; !slices.Equal(got, want) {
 		t.Errorf("chain of sources: %v", got)
 	}
+	p.Config.LocalPods = []netip.Prefix{netip.MustParsePrefix("10.1.7.0/24"), netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("10.1.0.0/16")}
+	if got := first(); !strings.HasPrefix(got, " ! -s 10.1.0.0/16 -d ") {
+		t.Errorf("a pod prefix with others inside: %s", got)
+	}
+	p.Config.LocalPods = append(p.Config.LocalPods, netip.MustParsePrefix("0.0.0.0/0"))
+	if got := first(); strings.Contains(got, "KUBE-MARK-MASQ") {
+		t.Errorf("everything is a pod: %s", got)
+	}
 	p.Config.MasqueradeAll = true
 	if got := first(); strings.Contains(got, "-s") || !strings.HasSuffix(got, "-j KUBE-MARK-MASQ") {
 		t.Errorf("masquerade all: %s", got)

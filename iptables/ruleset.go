@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -24,6 +25,8 @@ type Table struct {
 	Chains map[string][]Rule
 	// foreign are the proxy's chains that rules of others refer to, in a table that was read back.
 	foreign map[string]bool
+	// unreadable says that the table could not be read back.
+	unreadable bool
 }
 
 // Jump is a rule in a chain that is not the proxy's.
@@ -33,6 +36,16 @@ type Jump struct {
 	// written is the line after its command, where the jump was read back. Deleting a rule takes its very
 	// words, as the legacy kernel API compares matches in order.
 	written string
+}
+
+// readable returns an error that is ErrUnreadable where a table could not be read back.
+func (r *Ruleset) readable() error {
+	for _, name := range tableNames {
+		if r.table(name).unreadable {
+			return fmt.Errorf("%s: table %s: %w", r.Family, name, ErrUnreadable)
+		}
+	}
+	return nil
 }
 
 func (j Jump) same(o Jump) bool { return j.From == o.From && j.Rule == o.Rule }

@@ -220,3 +220,17 @@ func TestTakingBack(t *testing.T) {
 		}
 	})
 }
+
+// Rules of built-in chains lead to the shared chains before the first transaction.
+func TestTakingBackTheFirstChangeLeavesChainsThatAreLedTo(t *testing.T) {
+	want := render(t, planOf(model.IPv4, some(model.IPv4)...))
+	for _, table := range []*Table{&want.Filter, &want.NAT} {
+		first := diff(table.Name, nil, table.Chains, nil)
+		undo := first.undo()
+		for _, j := range table.Jumps {
+			if slices.Contains(undo.remove, j.Rule.Target) || !slices.Contains(undo.flush, j.Rule.Target) {
+				t.Errorf("table %s: chain %s is not emptied", table.Name, j.Rule.Target)
+			}
+		}
+	}
+}
