@@ -232,6 +232,9 @@ func (b *Backend) write(ops []op) error {
 		b.acked = nil
 		err = errors.Join(err, b.kernel.reopen())
 	}
+	if err != nil {
+		err = fmt.Errorf("write table %s %s: %w", familyWord(b.family), TableName, err)
+	}
 	return refused(err)
 }
 
