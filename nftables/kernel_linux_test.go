@@ -244,7 +244,12 @@ func TestOthersTablesAreNeitherReadNorTouched(t *testing.T) {
 
 // All tables share the ruleset's generation, which tells a reader whether somebody has committed meanwhile.
 func TestATableIsReadWhileOthersCommitAllTheTime(t *testing.T) {
-	b, _, o := open(t, model.IPv4)
+	b, ns, o := open(t, model.IPv4)
+	var tables strings.Builder
+	for i := range 2000 { // too many for one message, so that this list is interrupted too
+		fmt.Fprintf(&tables, "add table ip other-%d\n", i)
+	}
+	ns.RunInput(t, tables.String(), "nft", "-f", "-")
 	bl := builder{model.IPv4}
 	var services []*plan.Service
 	for i := range 500 {

@@ -31,7 +31,7 @@ func (k *linux) observe(ctx context.Context) (*Ruleset, error) {
 		}
 		r, err := k.observeOnce()
 		interrupted := errors.Is(err, errInterrupted)
-		if interrupted && last != nil && r.Equal(last) {
+		if interrupted && r != nil && last != nil && r.Equal(last) {
 			return r, nil
 		}
 		again := interrupted || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR)
@@ -44,7 +44,7 @@ func (k *linux) observe(ctx context.Context) (*Ruleset, error) {
 	}
 }
 
-// observeOnce returns what it read also where it was interrupted.
+// observeOnce returns what it read also where it was interrupted, unless it found no table.
 func (k *linux) observeOnce() (*Ruleset, error) {
 	before, err := k.conn.GetGen()
 	if err != nil {
@@ -64,17 +64,8 @@ func (k *linux) observeOnce() (*Ruleset, error) {
 	return r, nil
 }
 
-// readAll returns what it read also where it was interrupted.
+// readAll returns what it read also where it was interrupted, unless it found no table.
 func (k *linux) readAll() (*Ruleset, error) {
-	r, err := k.observeTable()
-	if err != nil || !r.Exists {
-		return r, err
-	}
-	d, err := k.dialReader()
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
 	var interrupted error
 	check := func(err error) error {
 		if errors.Is(err, errInterrupted) {
@@ -82,6 +73,21 @@ func (k *linux) readAll() (*Ruleset, error) {
 		}
 		return err
 	}
+	r, err := k.observeTable()
+	switch {
+	case err == nil && !r.Exists:
+		return r, nil
+	case !r.Exists:
+		return nil, err
+	}
+	if err := check(err); err != nil {
+		return nil, err
+	}
+	d, err := k.dialReader()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
 	for _, read := range []func(*netlink.Conn, *Ruleset) error{k.readChains, k.readRules, k.readSets} {
 		if err := check(read(d, r)); err != nil {
 			return nil, err
@@ -117,14 +123,14 @@ func (k *linux) observeTable() (*Ruleset, error) {
 	}
 	defer d.Close()
 	exists, flags, err := k.findTable(d, TableName)
-	if err != nil || !exists {
+	if !exists {
 		return &Ruleset{Family: k.family, Chains: map[string]Chain{}, Sets: map[string]*Set{}}, err
 	}
 	r := newRuleset(k.family)
 	if flags != 0 {
 		r.Flaw = fmt.Sprintf("table has flags %#x", flags)
 	}
-	return r, nil
+	return r, err
 }
 
 func (k *linux) findTable(d *netlink.Conn, name string) (exists bool, flags uint32, err error) {
