@@ -7,6 +7,8 @@ import (
 
 	"go.uber.org/zap"
 	"k8s.io/utils/clock"
+
+	"svcproxy/model"
 )
 
 // watchFirst and watchMost bound the time from the end of a backend's watch to the next. It doubles.
@@ -23,8 +25,9 @@ type loop struct {
 	*pipeline
 	clock    clock.WithTicker
 	schedule schedule
-	// programmed says that a sync has succeeded.
+	// programmed says that a sync has succeeded. Then onFirst was called.
 	programmed bool
+	onFirst    func(context.Context, model.Family)
 	// drifts holds what a backend saw others change; one is as good as many.
 	drifts chan string
 	// blind is sent to when the backend saw nothing for a while.
@@ -99,6 +102,7 @@ func (l *loop) syncNow(ctx context.Context, now time.Time) {
 	if err == nil && !l.programmed {
 		l.programmed = true
 		l.log.Info("programmed", zap.Int("services", len(l.acked)), zap.Int("writes", report.writes), zap.Duration("took", end.Sub(now)))
+		l.onFirst(ctx, l.family)
 	}
 	if report.drift > 0 {
 		l.log.Warn("repaired what somebody else had changed", zap.Int("repaired", report.drift), zap.String("example", report.example))

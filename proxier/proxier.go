@@ -39,6 +39,9 @@ type Options struct {
 	FullSync time.Duration
 	// Metrics belong to this Proxier alone; nil makes new ones.
 	Metrics *Metrics
+	// Programmed, if any, is called once for each family, after its first sync that succeeded and before the
+	// next, from a goroutine of that family.
+	Programmed func(ctx context.Context, f model.Family)
 	// Clock paces; nil is the real one.
 	Clock clock.WithTicker
 }
@@ -66,6 +69,9 @@ func New(o Options) (*Proxier, error) {
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics()
+	}
+	if o.Programmed == nil {
+		o.Programmed = func(context.Context, model.Family) {}
 	}
 	if o.FullSync <= 0 {
 		o.FullSync = DefaultFullSync
@@ -98,7 +104,8 @@ func newLoop(o *Options, store *Store, family model.Family, backend Backend) *lo
 			acked:      map[model.ServiceName]*plan.Service{},
 			quarantine: map[model.ServiceName]*quarantined{},
 		},
-		clock: o.Clock,
+		clock:   o.Clock,
+		onFirst: o.Programmed,
 		schedule: schedule{
 			minInterval:  o.MinSync,
 			fullInterval: o.FullSync,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"svcproxy/iptables"
 	"svcproxy/model"
@@ -61,4 +62,18 @@ func cleanFamily(ctx context.Context, f model.Family, netns string, all bool) er
 		return fmt.Errorf("cleaning %v: %w", f, err)
 	}
 	return unavailable
+}
+
+// cleanOther removes what svcproxy programmed when it ran in the other mode: nobody keeps it up to date, and
+// the kernel might ask it first.
+func cleanOther(ctx context.Context, mode string, f model.Family, netns string, log *zap.Logger) {
+	var err error
+	if mode == "iptables" {
+		err = nftables.Cleanup(ctx, nftables.Options{Family: f, NetNS: netns})
+	} else {
+		err = iptables.Cleanup(ctx, iptables.Options{Family: f, NetNS: netns})
+	}
+	if err != nil && !errors.Is(err, iptables.ErrUnavailable) && ctx.Err() == nil {
+		log.Warn("what svcproxy programmed in its other mode, if anything, stays: see svcproxy cleanup", zap.Stringer("family", f), zap.Error(err))
+	}
 }

@@ -2,13 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -162,6 +165,34 @@ COMMIT
 	for _, foreign := range []string{"KUBE-KUBELET-CANARY", "KUBE-MARK-DROP", "--dport 1 -j ACCEPT"} {
 		if !strings.Contains(after, foreign) {
 			t.Errorf("cleanup --all removed %s, which is not kube-proxy's", foreign)
+		}
+	}
+}
+
+func TestAModeSwitchLeavesNothingOfTheOtherMode(t *testing.T) {
+	ns := nstest.New(t)
+	ns.RunInput(t, "*nat\n-A PREROUTING -p tcp -m tcp --dport 1 -j ACCEPT\nCOMMIT\n", "iptables-restore")
+	for _, mode := range []string{"nftables", "iptables", "nftables"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		root := newRoot()
+		root.SetArgs([]string{"run", "--manifests", kubeDNS, "--netns", ns.Path(), "--proxy-mode", mode, "--metrics-bind-address", "", "--log-level", "error"})
+		done := make(chan error)
+		go func() { done <- root.ExecuteContext(ctx) }()
+		nstest.Eventually(t, 10*time.Second, func() error {
+			rules := ns.Run(t, "iptables-save") + ns.Run(t, "ip6tables-save") + ns.Run(t, "nft", "list", "tables")
+			for text, of := range map[string]string{"KUBE-SERVICES": "iptables", "table ip svcproxy": "nftables", "table ip6 svcproxy": "nftables"} {
+				if strings.Contains(rules, text) != (mode == of) {
+					return fmt.Errorf("in mode %s: %s in the rules is %t", mode, text, mode != of)
+				}
+			}
+			if !strings.Contains(rules, "--dport 1 -j ACCEPT") {
+				t.Errorf("a foreign rule is gone:\n%s", rules)
+			}
+			return nil
+		})
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
 		}
 	}
 }
