@@ -158,5 +158,6 @@ func compareBool(a, b bool) int {
 // badAddress tells whether an endpoint address could be used to reach what its owner must not reach
 // through a Service (CVE-2021-25737): the node's loopback, its link, or no single host at all.
 func badAddress(a netip.Addr) bool {
-	return !a.IsValid() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified()
+	return !a.IsValid() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() ||
+		a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }

@@ -125,7 +125,7 @@ const (
 	NotHere     Reason = "not on this node, and the traffic policy is Local"
 	OtherNode   Reason = "hinted to other nodes"
 	OtherZone   Reason = "hinted to other zones"
-	BadAddress  Reason = "loopback, link-local, multicast or unspecified address"
+	BadAddress  Reason = "loopback, link-local, multicast, broadcast or unspecified address"
 	ZeroPort    Reason = "port 0"
 )
 

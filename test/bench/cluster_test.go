@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"svcproxy/model"
@@ -79,8 +80,15 @@ func newCluster(s size) *cluster {
 func (c *cluster) newEndpoint() model.Endpoint {
 	c.pods++
 	const spread = 2654435761 // odd, so that no two numbers below 2²³ meet
-	return model.Endpoint{Addr: addrIn("10.128.0.0", c.pods*spread&(1<<23-1)), Ready: true, Serving: true, NodeName: "node"}
+	return model.Endpoint{
+		Addr: addrIn("10.128.0.0", c.pods*spread&(1<<23-1)), Ready: true, Serving: true,
+		NodeName: "node-" + strconv.Itoa(int(c.pods%nodes)),
+	}
 }
+
+// nodes is the number of nodes that the endpoints are spread over, a hundred pods on each with 10,000
+// Services × 10 endpoints. The one that is measured is the first.
+const nodes = 1000
 
 func addrIn(base string, n uint32) netip.Addr {
 	b := netip.MustParseAddr(base).As4()
@@ -94,7 +102,7 @@ func settings() proxier.Settings {
 
 // config is that of every run's plan.
 func config() plan.Config {
-	return settings().Config(model.IPv4, model.Node{}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")})
+	return settings().Config(model.IPv4, model.Node{Name: "node-0"}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")})
 }
 
 // objects returns all of it.
