@@ -53,6 +53,9 @@ func New(o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := k.probe(); err != nil {
+		return nil, err
+	}
 	f, err := k.features()
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package iptables
 import (
 	"context"
 	"maps"
+	"strings"
 )
 
 // Cleanup removes what svcproxy programmed and nothing else. Its canary tells which tables it programmed;
@@ -24,8 +25,12 @@ func CleanupAll(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	// Declaring the chain makes it where it is missing, so that it can be deleted in any case.
-	return k.restore(ctx, []byte("*mangle\n:"+chainKubeProxyCanary+" - [0:0]\n-X "+chainKubeProxyCanary+"\nCOMMIT\n"))
+	const table = "mangle"
+	var text strings.Builder
+	if err := k.save(ctx, table, &text); err != nil || !strings.Contains(text.String(), "\n:"+chainKubeProxyCanary+" ") {
+		return err
+	}
+	return k.restore(ctx, []byte("*"+table+"\n:"+chainKubeProxyCanary+" - [0:0]\n-X "+chainKubeProxyCanary+"\nCOMMIT\n"))
 }
 
 // removeChains writes what cleanup makes of each table.

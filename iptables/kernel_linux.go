@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,7 +34,7 @@ type kernel struct {
 	ipt    *goiptables.IPTables
 }
 
-// openKernel finds the programs and makes sure that the kernel has what they need.
+// openKernel finds the programs. It makes no tables in the kernel.
 func openKernel(f model.Family, ns, binary string) (*kernel, error) {
 	k := &kernel{family: f, netns: ns, binary: binary}
 	if k.binary == "" {
@@ -55,18 +57,19 @@ func openKernel(f model.Family, ns, binary string) (*kernel, error) {
 	if k.legacy, err = isLegacy(k.binary); err != nil {
 		return nil, err
 	}
-	return k, k.probe()
-}
-
-// probe asks for the tables, since a kernel may lack the module of the NAT table alone.
-func (k *kernel) probe() error {
-	if k.family == model.IPv6 {
-		if err := netns.CheckIPv6(k.netns); errors.Is(err, netns.ErrNoIPv6) {
-			return fmt.Errorf("%w for IPv6: %w", ErrUnavailable, err)
+	if f == model.IPv6 {
+		if err := netns.CheckIPv6(ns); errors.Is(err, netns.ErrNoIPv6) {
+			return nil, fmt.Errorf("%w for IPv6: %w", ErrUnavailable, err)
 		} else if err != nil {
-			return err
+			return nil, err
 		}
 	}
+	return k, nil
+}
+
+// probe asks for the tables, since a kernel may lack the module of the NAT table alone. Tables that are not
+// there yet are made by that.
+func (k *kernel) probe() error {
 	return k.do(func() error {
 		for _, table := range tableNames {
 			if _, err := k.ipt.ChainExists(table, "OUTPUT"); err != nil {
@@ -95,19 +98,58 @@ func (k *kernel) features() (features, error) {
 	})
 }
 
-// observe reads the ruleset back.
+// observe reads the ruleset back. Tables that are not there count as empty.
 func (k *kernel) observe(ctx context.Context) (*Ruleset, error) {
 	var text strings.Builder
 	for _, table := range tableNames {
-		var stderr bytes.Buffer
-		cmd := exec.CommandContext(ctx, k.binary+"-save", "-t", table)
-		cmd.Stdout, cmd.Stderr = &text, &stderr
-		if err := k.run(cmd); err != nil {
-			err = fmt.Errorf("%s -t %s: %w: %s", cmd.Path, table, err, strings.TrimSpace(stderr.String()))
-			return nil, k.explain(err)
+		if err := k.save(ctx, table, &text); err != nil {
+			return nil, err
 		}
 	}
 	return Parse(k.family, text.String())
+}
+
+// save writes what a table holds, in iptables-save's form. To read a table through the legacy kernel API
+// would make it, so one that is not there is not asked for.
+func (k *kernel) save(ctx context.Context, table string, to *strings.Builder) error {
+	if k.legacy {
+		there, err := k.loaded(table)
+		if err != nil {
+			return err
+		}
+		if !there {
+			fmt.Fprintf(to, "*%s\nCOMMIT\n", table)
+			return nil
+		}
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, k.binary+"-save", "-t", table)
+	cmd.Stdout, cmd.Stderr = to, &stderr
+	if err := k.run(cmd); err != nil {
+		err = fmt.Errorf("%s -t %s: %w: %s", cmd.Path, table, err, strings.TrimSpace(stderr.String()))
+		return k.explain(err)
+	}
+	return nil
+}
+
+// loaded tells whether the legacy kernel API has a table in the network namespace.
+func (k *kernel) loaded(table string) (there bool, err error) {
+	path := "/proc/thread-self/net/ip_tables_names"
+	if k.family == model.IPv6 {
+		path = "/proc/thread-self/net/ip6_tables_names"
+	}
+	err = k.do(func() error {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // nor is there any table
+		}
+		there = slices.Contains(strings.Fields(string(text)), table)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("which tables there are: %w", err)
+	}
+	return there, nil
 }
 
 // restore applies transactions, one for each COMMIT of the input.

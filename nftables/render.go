@@ -162,10 +162,6 @@ func cut(s string, size int) []string {
 
 func addrKey(a netip.Addr) string { return string(appendAddr(make([]byte, 0, 16), a)) }
 
-func hairpinKey(a netip.Addr) string {
-	return string(appendAddr(appendAddr(make([]byte, 0, 32), a), a))
-}
-
 // intervals returns prefixes as the elements of an interval set. A prefix inside another is left out, as the
 // kernel takes no overlaps.
 func intervals(f model.Family, prefixes []netip.Prefix) []KeyedElement {
