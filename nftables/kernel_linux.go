@@ -26,11 +26,16 @@ type Options struct {
 	WriteBuffer int
 }
 
-// New returns a backend that has a connection to the kernel and has programmed nothing yet.
+// New returns a backend that has a connection to the kernel and has programmed nothing yet. It fails where
+// the kernel has no nf_tables or does not allow its use.
 func New(o Options) (*Backend, error) {
 	k, err := openKernel(o)
 	if err != nil {
 		return nil, err
+	}
+	// A list that others' commits interrupted was a list all the same.
+	if _, err := k.observeTable(); err != nil && !errors.Is(err, errInterrupted) && !errors.Is(err, unix.EINTR) {
+		return nil, errors.Join(fmt.Errorf("list the tables of nf_tables: %w", err), k.close())
 	}
 	b := newBackend(o.Family, k, o.Log)
 	k.opened = b.watcher.ignore
