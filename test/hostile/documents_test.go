@@ -48,7 +48,7 @@ func (g *generator) rawDocument() []byte {
 	if r.IntN(10) == 0 {
 		return []byte(pick(r, oddities))
 	}
-	var object any = g.service()
+	var object metav1.Object = g.service()
 	if r.IntN(2) == 0 {
 		object = g.slice()
 	}
@@ -56,7 +56,8 @@ func (g *generator) rawDocument() []byte {
 	if err != nil { // something that no document can say
 		return []byte(pick(r, oddities))
 	}
-	if r.IntN(3) == 0 {
+	// Damage to the bad address of a healthy Service's endpoint might make it a good one.
+	if r.IntN(3) == 0 && object.GetNamespace() != healthyNamespace {
 		text = g.damage(text)
 	}
 	return text
