@@ -1,6 +1,6 @@
 module svcproxy/test/controlplane/programs
 
-go 1.26.8
+go 1.26.0
 
 tool (
 	k8s.io/kubernetes/cmd/kube-apiserver
