@@ -98,8 +98,8 @@ func TestKernelHoldsWhatIsRendered(t *testing.T) {
 		n.apply(t, plan.Change{Config: p.Config, Services: map[model.ServiceName]*plan.Service{odd.Name: odd}})
 		n.holds(t, p)
 		everything := netip.PrefixFrom(vip(f, 1), 0)
-		for _, pods := range [][]netip.Prefix{{everything}, append(config(f).LocalPods, everything)} {
-			p.Config.LocalPods = pods
+		for _, pods := range [][]netip.Prefix{{everything}, append(config(f).Detector.Prefixes, everything)} {
+			p.Config.Detector.Prefixes = pods
 			n.apply(t, full(p))
 			if again := n.apply(t, full(p)); again != (plan.Result{}) {
 				t.Errorf("pods %v: nothing changed, yet: %+v", pods, again)
@@ -429,7 +429,7 @@ func TestKubeProxyCanTakeOver(t *testing.T) {
 	everywhere(t, func(t *testing.T, n *node) {
 		f := n.options.Family
 		p := planOf(f)
-		p.Config.LocalPods = append(p.Config.LocalPods, host(pod(f, 0, 0)))
+		p.Config.Detector.Prefixes = append(p.Config.Detector.Prefixes, host(pod(f, 0, 0)))
 		for i := range flatLimit + 50 {
 			s := service(f, i, i%3)
 			p.Services[s.Name] = s

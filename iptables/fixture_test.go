@@ -19,7 +19,7 @@ func service(f model.Family, i, n int) *plan.Service {
 		action = plan.Reject
 	}
 	port.Frontends = []plan.Frontend{{
-		FrontendKey: plan.FrontendKey{Addr: vip(f, i), Protocol: model.TCP, Port: 80}, Action: action,
+		FrontendKey: plan.FrontendKey{Addr: vip(f, i), Protocol: model.TCP, Port: 80}, Pods: plan.Route{Action: action}, Node: plan.Route{Action: action}, Outside: plan.Route{Action: action},
 	}}
 	for e := range n {
 		port.Endpoints = append(port.Endpoints, plan.Endpoint{Addr: pod(f, i, e), Port: 8080})
@@ -47,9 +47,9 @@ func pod(f model.Family, i, e int) netip.Addr {
 func config(f model.Family) plan.Config {
 	c := plan.Config{Family: f, MasqueradeMark: plan.DefaultMasqueradeMark}
 	if f == model.IPv6 {
-		c.LocalPods = []netip.Prefix{netip.MustParsePrefix("fd00:10:244::/48")}
+		c.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:10:244::/48")}
 	} else {
-		c.LocalPods = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
+		c.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 	}
 	return c
 }

@@ -83,8 +83,8 @@ func check(family model.Family, port *plan.ServicePort) error {
 		if err := checkAddr(family, f.Addr, f.Port); err != nil {
 			return fmt.Errorf("port %q/%s: frontend: %w", name.Port, name.Protocol, err)
 		}
-		if f.Action > plan.Drop {
-			return fmt.Errorf("port %q/%s: frontend: unknown action %d", name.Port, name.Protocol, f.Action)
+		if f.Outside.Action > plan.Drop {
+			return fmt.Errorf("port %q/%s: frontend: unknown action %d", name.Port, name.Protocol, f.Outside.Action)
 		}
 		if f.Protocol != name.Protocol {
 			return fmt.Errorf("port %q/%s: frontend: protocol is %s", name.Port, name.Protocol, f.Protocol)
@@ -115,7 +115,7 @@ func (f *fragment) render(c *plan.Config, port *plan.ServicePort) {
 	svc := chain{name: model.ServiceChain(port.Name)}
 	for _, front := range port.Frontends {
 		r := Rule{Dest: host(front.Addr), Protocol: front.Protocol, DestPort: front.Port}
-		switch front.Action {
+		switch front.Outside.Action {
 		case plan.Reject:
 			r.Comment, r.Target = comment(port.Name.String()+commentReject), targetReject
 			f.rejects = append(f.rejects, r)
@@ -131,17 +131,18 @@ func (f *fragment) render(c *plan.Config, port *plan.ServicePort) {
 			svc.rules = append(svc.rules, m)
 		}
 	}
-	if !slices.ContainsFunc(port.Frontends, func(f plan.Frontend) bool { return f.Action == plan.Balance }) {
+	if !slices.ContainsFunc(port.Frontends, func(f plan.Frontend) bool { return f.Outside.Action == plan.Balance }) {
 		return
 	}
 	at := len(f.chains)
 	f.chains = append(f.chains, chain{})
 	name := comment(port.Name.String())
-	for i, e := range port.Endpoints {
+	endpoints := slices.Concat(port.Endpoints, port.Local)
+	for i, e := range endpoints {
 		target := e.AddrPort()
 		sep := model.EndpointChain(port.Name, target.String())
 		r := Rule{Comment: comment(port.Name.String() + " -> " + target.String()), Target: sep}
-		if left := len(port.Endpoints) - i; left > 1 {
+		if left := len(endpoints) - i; left > 1 {
 			r.Probability = probabilityOneIn(left)
 		}
 		svc.rules = append(svc.rules, r)
@@ -167,10 +168,10 @@ func masquerade(c *plan.Config, r Rule) (Rule, bool) {
 	r.Target = chainMarkMasq
 	switch {
 	case c.MasqueradeAll:
-	case len(c.LocalPods) == 0:
+	case len(c.Detector.Prefixes) == 0:
 		return Rule{}, false
-	case len(c.LocalPods) == 1:
-		r.Source, r.NotSource = c.LocalPods[0], true
+	case len(c.Detector.Prefixes) == 1:
+		r.Source, r.NotSource = c.Detector.Prefixes[0], true
 	default:
 		r.Target = remoteChain
 	}
@@ -230,8 +231,8 @@ func fixedChains(table string, c *plan.Config, f features, chains map[string][]R
 			{Target: targetMark, SetMark: Mark{Value: bit}},
 			{Comment: "kubernetes service traffic requiring SNAT", Target: targetMasquerade, RandomFully: f.randomFully},
 		}
-		if !c.MasqueradeAll && len(c.LocalPods) > 1 {
-			chains[remoteChain] = remoteSources(c.LocalPods)
+		if !c.MasqueradeAll && len(c.Detector.Prefixes) > 1 {
+			chains[remoteChain] = remoteSources(c.Detector.Prefixes)
 		}
 		return
 	}

@@ -113,23 +113,23 @@ func TestMasqueradeOfOtherSources(t *testing.T) {
 	if got := first(); !strings.HasPrefix(got, " ! -s 10.244.0.0/16 -d ") || !strings.HasSuffix(got, "-j KUBE-MARK-MASQ") {
 		t.Errorf("one pod prefix: %s", got)
 	}
-	p.Config.LocalPods = nil
+	p.Config.Detector.Prefixes = nil
 	if got := first(); strings.Contains(got, "KUBE-MARK-MASQ") {
 		t.Errorf("no pod prefix: %s", got)
 	}
-	p.Config.LocalPods = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/16")}
+	p.Config.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/16")}
 	if got := first(); !strings.HasSuffix(got, "-j "+remoteChain) {
 		t.Errorf("two pod prefixes: %s", got)
 	}
-	want := []Rule{{Source: p.Config.LocalPods[0], Target: "RETURN"}, {Source: p.Config.LocalPods[1], Target: "RETURN"}, {Target: "KUBE-MARK-MASQ"}}
+	want := []Rule{{Source: p.Config.Detector.Prefixes[0], Target: "RETURN"}, {Source: p.Config.Detector.Prefixes[1], Target: "RETURN"}, {Target: "KUBE-MARK-MASQ"}}
 	if got := render(t, p).NAT.Chains[remoteChain]; !slices.Equal(got, want) {
 		t.Errorf("chain of sources: %v", got)
 	}
-	p.Config.LocalPods = []netip.Prefix{netip.MustParsePrefix("10.1.7.0/24"), netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("10.1.0.0/16")}
+	p.Config.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.1.7.0/24"), netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("10.1.0.0/16")}
 	if got := first(); !strings.HasPrefix(got, " ! -s 10.1.0.0/16 -d ") {
 		t.Errorf("a pod prefix with others inside: %s", got)
 	}
-	p.Config.LocalPods = append(p.Config.LocalPods, netip.MustParsePrefix("0.0.0.0/0"))
+	p.Config.Detector.Prefixes = append(p.Config.Detector.Prefixes, netip.MustParsePrefix("0.0.0.0/0"))
 	if got := first(); strings.Contains(got, "KUBE-MARK-MASQ") {
 		t.Errorf("everything is a pod: %s", got)
 	}

@@ -22,7 +22,7 @@ type state struct {
 
 // newState renders all Services. Its error is a *plan.ServiceError.
 func newState(c plan.Config, f features, services map[model.ServiceName]*plan.Service) (*state, error) {
-	c.LocalPods = distinctPods(c.LocalPods)
+	c.Detector.Prefixes = distinctPods(c.Detector.Prefixes)
 	s := &state{config: c, features: f, services: services, fragments: make([]fragment, 0, len(services))}
 	for _, name := range sortedNames(services) {
 		frag, err := renderService(&s.config, services[name])

@@ -11,9 +11,11 @@ type Node struct {
 	// Zone is the label topology.kubernetes.io/zone.
 	Zone     string
 	PodCIDRs []netip.Prefix
+	// Addrs are the node's addresses, internal before external ones; the first of a family is its primary.
+	Addrs []netip.Addr
 }
 
 // Equal tells whether two Nodes are the same to the data plane.
 func (n Node) Equal(o Node) bool {
-	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.PodCIDRs, o.PodCIDRs)
+	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.Addrs, o.Addrs)
 }

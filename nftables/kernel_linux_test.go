@@ -88,7 +88,7 @@ func samples(f model.Family) map[string]*plan.Plan {
 	odd := b.service(6, b.endpoints(0, 3), model.TCP)
 	odd.Ports[0].Name.Port = "a\"b\\c\nd"
 	everywhere := b.config()
-	everywhere.MasqueradeAll, everywhere.LocalPods = true, nil
+	everywhere.MasqueradeAll, everywhere.Detector.Prefixes = true, nil
 	adjacent := b.config()
 	first := adjacent.ServiceCIDRs[0]
 	adjacent.ServiceCIDRs = append(adjacent.ServiceCIDRs, prefixBehind(first))
@@ -96,7 +96,7 @@ func samples(f model.Family) map[string]*plan.Plan {
 	if f == model.IPv6 {
 		last = netip.MustParsePrefix("f000::/4")
 	}
-	widest.LocalPods = []netip.Prefix{netip.PrefixFrom(last.Addr(), 0)}
+	widest.Detector.Prefixes = []netip.Prefix{netip.PrefixFrom(last.Addr(), 0)}
 	widest.ServiceCIDRs = append(widest.ServiceCIDRs, last, widest.ServiceCIDRs[0], netip.PrefixFrom(b.vip(1), last.Addr().BitLen()))
 	nothing := plan.Config{Family: f}
 	return map[string]*plan.Plan{

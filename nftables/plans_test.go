@@ -37,10 +37,10 @@ func (b builder) endpoints(from, n int) []plan.Endpoint {
 
 func (b builder) config() plan.Config {
 	if b.family == model.IPv4 {
-		return plan.Config{Family: b.family, LocalPods: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")},
+		return plan.Config{Family: b.family, Detector: plan.Detector{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}},
 			ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
 	}
-	return plan.Config{Family: b.family, LocalPods: []netip.Prefix{netip.MustParsePrefix("fd00:244::/64")},
+	return plan.Config{Family: b.family, Detector: plan.Detector{Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:244::/64")}},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("fd00:96::/108")}}
 }
 
@@ -55,7 +55,7 @@ func (b builder) service(i int, endpoints []plan.Endpoint, protocols ...model.Pr
 		s.Ports = append(s.Ports, plan.ServicePort{
 			Name:      model.ServicePortName{Service: s.Name, Port: "p" + proto.String(), Protocol: proto},
 			Endpoints: endpoints,
-			Frontends: []plan.Frontend{{FrontendKey: plan.FrontendKey{Addr: b.vip(i), Protocol: proto, Port: 80}, Action: action}},
+			Frontends: []plan.Frontend{{FrontendKey: plan.FrontendKey{Addr: b.vip(i), Protocol: proto, Port: 80}, Pods: plan.Route{Action: action}, Node: plan.Route{Action: action}, Outside: plan.Route{Action: action}}},
 		})
 	}
 	return s

@@ -40,19 +40,20 @@ func render(f model.Family, s *plan.Service) (*fragment, error) {
 }
 
 func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
-	n := uint32(len(p.Endpoints))
-	balanced := slices.ContainsFunc(p.Frontends, func(fe plan.Frontend) bool { return fe.Action == plan.Balance })
+	endpoints := slices.Concat(p.Endpoints, p.Local)
+	n := uint32(len(endpoints))
+	balanced := slices.ContainsFunc(p.Frontends, func(fe plan.Frontend) bool { return fe.Outside.Action == plan.Balance })
 	var data []string
 	if balanced {
-		for _, e := range p.Endpoints {
+		for _, e := range endpoints {
 			if model.FamilyOf(e.Addr) != f || e.Port == 0 {
 				return fmt.Errorf("port %s: endpoint %s is no %s endpoint", p.Name, e.AddrPort(), f)
 			}
 		}
-		data = endpointData(p.Endpoints)
+		data = endpointData(endpoints)
 		fr.classes = append(fr.classes, n)
 		for i, d := range data {
-			if !p.Endpoints[i].Remote {
+			if !endpoints[i].Remote {
 				fr.hairpins = append(fr.hairpins, d[:f.Bits()/8])
 			}
 		}
@@ -64,7 +65,7 @@ func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
 		}
 		key := frontendKey(fe.FrontendKey)
 		el := Element{Comment: name}
-		switch fe.Action {
+		switch fe.Outside.Action {
 		case plan.Reject:
 			el.Data = "goto " + noEndpointsChain
 		case plan.Drop:
@@ -92,10 +93,10 @@ func checkFrontend(f model.Family, p *plan.ServicePort, fe plan.Frontend) error 
 		err = errors.New("address is unspecified")
 	case fe.Kind != plan.ClusterIP:
 		err = fmt.Errorf("frontend is of an unknown kind %d", fe.Kind)
-	case fe.Action == plan.Balance && len(p.Endpoints) == 0:
+	case fe.Outside.Action == plan.Balance && len(p.Endpoints)+len(p.Local) == 0:
 		err = errors.New("nothing to balance over")
-	case fe.Action > plan.Drop:
-		err = fmt.Errorf("unknown action %d", fe.Action)
+	case fe.Outside.Action > plan.Drop:
+		err = fmt.Errorf("unknown action %d", fe.Outside.Action)
 	}
 	if err != nil {
 		return fmt.Errorf("port %s: frontend %s %s: %w", p.Name, fe.Protocol, netip.AddrPortFrom(fe.Addr, fe.Port), err)

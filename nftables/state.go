@@ -120,7 +120,7 @@ func (st *state) same(o *state) bool {
 
 // addConfig adds what depends on the configuration alone.
 func (r *Ruleset) addConfig(c plan.Config) {
-	for _, el := range intervals(r.Family, c.LocalPods) {
+	for _, el := range intervals(r.Family, c.Detector.Prefixes) {
 		r.Sets[podNetsSet].Elements[el.Key] = el.Element
 	}
 	for _, el := range intervals(r.Family, c.ServiceCIDRs) {

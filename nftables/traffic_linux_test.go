@@ -168,7 +168,7 @@ func TestSourcesOutsideTheClusterAreMasqueraded(t *testing.T) {
 		config := c.config()
 		config.MasqueradeAll = all
 		if !all {
-			config.LocalPods = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")} // the client is no pod then
+			config.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")} // the client is no pod then
 		}
 		apply(t, c.backend, full(planOf(config, c.service(1, c.endpoints(0, 1), model.TCP))))
 		_, seen, err := ask(t.Context(), c.client.Netns, "tcp", c.vipPort(1))

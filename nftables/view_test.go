@@ -20,7 +20,7 @@ func TestViewShowsNamesFrontendsAndShares(t *testing.T) {
 	p := planOf(plan.Config{Family: model.IPv4}, &plan.Service{Name: name.Service, Ports: []plan.ServicePort{
 		{Name: name, Frontends: []plan.Frontend{{FrontendKey: vip(53)}}, Endpoints: []plan.Endpoint{
 			{Addr: netip.MustParseAddr("10.244.0.3"), Port: 53}, {Addr: netip.MustParseAddr("10.244.0.4"), Port: 53}}},
-		{Name: metrics, Frontends: []plan.Frontend{{FrontendKey: vip(9153), Action: plan.Reject}}},
+		{Name: metrics, Frontends: []plan.Frontend{{FrontendKey: vip(9153), Pods: plan.Route{Action: plan.Reject}}}},
 	}})
 	got, err := json.Marshal(render1(t, p).View())
 	if err != nil {

@@ -16,53 +16,85 @@ type candidate struct {
 	nodeHints, zoneHints        []string
 }
 
-// endpoints decides which endpoints of a Service port get new connections, and what happens to these. Under
-// the traffic policy Cluster they are the ready ones that topology allows, or, if none is ready, those that
-// still serve while they terminate (KEP-1669); under the policy Local the same of this node, without regard
-// to topology.
-func (c *Config) endpoints(s *model.Service, name model.ServicePortName, all []*model.Slice) (taken []Endpoint, excluded []Exclusion, a Action) {
+// choice is what the endpoints of a Service port come to under each traffic policy.
+type choice struct {
+	// bad can never be used.
+	bad            []Exclusion
+	cluster, local selection
+}
+
+// selection are the endpoints that get new connections, and those that don't.
+type selection struct {
+	taken []Endpoint
+	left  []Exclusion
+}
+
+// endpoints decides which endpoints of a Service port get new connections. Under the traffic policy Cluster
+// they are the ready ones that topology allows, or, if none is ready, those that still serve while they
+// terminate (KEP-1669); under the policy Local the same of this node, without regard to topology.
+func (c *Config) endpoints(name model.ServicePortName, all []*model.Slice) choice {
+	var ch choice
 	var usable []candidate
 	for _, e := range c.collect(name, all) {
 		switch {
 		case badAddress(e.Addr):
-			excluded = append(excluded, Exclusion{e.Endpoint, BadAddress})
+			ch.bad = append(ch.bad, Exclusion{e.Endpoint, BadAddress, false})
 		case e.Port == 0:
-			excluded = append(excluded, Exclusion{e.Endpoint, ZeroPort})
+			ch.bad = append(ch.bad, Exclusion{e.Endpoint, ZeroPort, false})
 		default:
 			usable = append(usable, e)
 		}
 	}
-	taken, left := choose(usable, c.topology(usable))
+	ch.cluster = choose(usable, c.topology(usable))
+	ch.local = c.onThisNode(usable)
+	return ch
+}
+
+// base returns the route of a traffic policy, but for its masquerading.
+func (ch *choice) base(local bool) Route {
 	switch {
-	case len(taken) == 0:
-		a = Reject
-	case s.InternalLocal:
-		if taken, left = c.onThisNode(usable); len(taken) == 0 {
-			a = Drop
+	case len(ch.cluster.taken) == 0:
+		return Route{Action: Reject}
+	case local && len(ch.local.taken) == 0:
+		return Route{Action: Drop}
+	}
+	return Route{Local: local}
+}
+
+// excluded returns the endpoints that get no new connections by any of the lists in use.
+func (ch *choice) excluded(cluster, local bool) []Exclusion {
+	out := slices.Clone(ch.bad)
+	for _, e := range ch.cluster.left {
+		if !local || !slices.Contains(ch.local.taken, e.Endpoint) {
+			out = append(out, e)
 		}
 	}
-	excluded = append(excluded, left...)
-	slices.SortFunc(excluded, func(a, b Exclusion) int { return a.Endpoint.Compare(b.Endpoint) })
-	return taken, excluded, a
+	if !cluster {
+		out = slices.Concat(ch.bad, ch.local.left)
+	}
+	slices.SortFunc(out, func(a, b Exclusion) int { return a.Endpoint.Compare(b.Endpoint) })
+	return out
 }
 
 // onThisNode chooses among the endpoints of this node.
-func (c *Config) onThisNode(all []candidate) (taken []Endpoint, left []Exclusion) {
+func (c *Config) onThisNode(all []candidate) selection {
 	var here []candidate
+	var elsewhere []Exclusion
 	for _, e := range all {
 		if c.NodeName != "" && e.node == c.NodeName {
 			here = append(here, e)
 		} else {
-			left = append(left, Exclusion{e.Endpoint, NotHere})
+			elsewhere = append(elsewhere, Exclusion{e.Endpoint, NotHere, e.serving})
 		}
 	}
-	taken, others := choose(here, nil)
-	return taken, append(left, others...)
+	s := choose(here, nil)
+	s.left = append(s.left, elsewhere...)
+	return s
 }
 
 // choose takes the ready endpoints, save those for which other returns a reason, or, if none is ready,
 // those that still serve while they terminate.
-func choose(all []candidate, other func(candidate) Reason) (taken []Endpoint, left []Exclusion) {
+func choose(all []candidate, other func(candidate) Reason) (s selection) {
 	anyReady := slices.ContainsFunc(all, func(e candidate) bool { return e.ready })
 	for _, e := range all {
 		var why Reason
@@ -77,12 +109,12 @@ func choose(all []candidate, other func(candidate) Reason) (taken []Endpoint, le
 			why = NotReady
 		}
 		if why == "" {
-			taken = append(taken, e.Endpoint)
+			s.taken = append(s.taken, e.Endpoint)
 		} else {
-			left = append(left, Exclusion{e.Endpoint, why})
+			s.left = append(s.left, Exclusion{e.Endpoint, why, e.serving})
 		}
 	}
-	return taken, left
+	return s
 }
 
 // topology returns what tells the endpoints that are hinted elsewhere, or nil if hints don't count. They

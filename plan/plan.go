@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	"svcproxy/model"
 )
@@ -19,6 +20,17 @@ type Service struct {
 	Name model.ServiceName
 	// Ports are in the order of their names.
 	Ports []ServicePort
+	// HealthCheck is what load balancers may ask this node about the Service; its zero value is nothing.
+	HealthCheck HealthCheck
+}
+
+// HealthCheck is what the health-check node port of a Service with the external traffic policy Local says.
+type HealthCheck struct {
+	// Port is the port on the node, 0 for none.
+	Port uint16
+	// Ready counts the addresses of ready endpoints on this node, over all ports; those that terminate
+	// don't count, so that load balancers look elsewhere in time.
+	Ready int
 }
 
 // ServicePort is every decision about one port of a Service.
@@ -27,8 +39,19 @@ type ServicePort struct {
 	// Frontends are the addresses at which the port answers, in order. No two ports of any Services share
 	// one: who claims a frontend in vain has it in Lost.
 	Frontends []Frontend
-	// Endpoints share the connections equally. They are in order and without duplicates.
-	Endpoints []Endpoint
+	// Endpoints share equally the connections that no policy keeps on this node, Local those that the
+	// policy Local does. Both are in order and without duplicates, and empty unless a Route leads to them.
+	Endpoints, Local []Endpoint
+	// Affinity is how long a client stays with its endpoint after its last new connection, within the
+	// list that its Route leads to and over all frontends of the port; 0 is no session affinity.
+	Affinity time.Duration
+	// SourceRanges, unless empty, are the sources whose connections to the LoadBalancer frontends are
+	// taken; those of others are dropped before anything else happens to them.
+	SourceRanges []netip.Prefix
+	// OwnSource adds to SourceRanges the address of the frontend itself: where a load balancer's address
+	// is one of this node's, the node's own connections to it have it as their source. It is true if an
+	// address of this node is in the ranges.
+	OwnSource bool
 	// Excluded are the endpoints that get no new connections, each with its reason.
 	Excluded []Exclusion
 	// Lost are the frontends that another Service holds.
@@ -38,13 +61,26 @@ type ServicePort struct {
 // FrontendKind tells where a frontend's address comes from.
 type FrontendKind uint8
 
-// ClusterIP is a frontend at one of the Service's ClusterIPs.
-const ClusterIP FrontendKind = iota
+// The kinds of frontends.
+const (
+	ClusterIP FrontendKind = iota
+	ExternalIP
+	LoadBalancer
+	// NodePort is a frontend at those of the node's own addresses that Config.NodePorts names.
+	NodePort
+)
 
-// String returns the kind as the Kubernetes API spells it.
+// String returns the kind as the Kubernetes API and kube-proxy spell it.
 func (k FrontendKind) String() string {
-	if k == ClusterIP {
+	switch k {
+	case ClusterIP:
 		return "ClusterIP"
+	case ExternalIP:
+		return "ExternalIP"
+	case LoadBalancer:
+		return "LoadBalancer"
+	case NodePort:
+		return "NodePort"
 	}
 	return "unknown"
 }
@@ -74,7 +110,8 @@ func (a Action) String() string {
 	return "unknown"
 }
 
-// FrontendKey is what a packet must match to be for a frontend. Only one Service port may hold each.
+// FrontendKey is what a packet must match to be for a frontend. Only one Service port may hold each. Addr is
+// the zero Addr for a NodePort.
 type FrontendKey struct {
 	Addr     netip.Addr
 	Protocol model.Protocol
@@ -86,11 +123,50 @@ func (k FrontendKey) Compare(o FrontendKey) int {
 	return cmp.Or(k.Addr.Compare(o.Addr), cmp.Compare(k.Protocol, o.Protocol), cmp.Compare(k.Port, o.Port))
 }
 
-// Frontend is an address at which a Service port answers.
+// Frontend is an address at which a Service port answers. What happens to a connection depends on where it
+// comes from: a pod, if the Detector calls its source local; else the node, if its source is one of the
+// node's own addresses; else outside. Without a Detector, Pods is the same as Outside, and nothing is a pod.
 type Frontend struct {
 	FrontendKey
-	Kind   FrontendKind
+	Kind                FrontendKind
+	Pods, Node, Outside Route
+}
+
+// Routes returns the routes of pods, the node and outside.
+func (f Frontend) Routes() [3]Route { return [3]Route{f.Pods, f.Node, f.Outside} }
+
+// Uniform tells whether it makes no difference to the endpoints where a connection comes from, and returns
+// their common route, whose Masquerade means nothing.
+func (f Frontend) Uniform() (Route, bool) {
+	common := f.Pods
+	for _, r := range f.Routes() {
+		if r.Action != common.Action || r.Local != common.Local {
+			return Route{}, false
+		}
+	}
+	return common, true
+}
+
+// Route is what happens to a connection.
+type Route struct {
 	Action Action
+	// Local balances over the Service port's Local endpoints and not over its Endpoints. It is false
+	// unless Action is Balance, and so is Masquerade.
+	Local bool
+	// Masquerade replaces the source. Whatever it says, a connection of an endpoint to itself is
+	// masqueraded.
+	Masquerade bool
+}
+
+// List returns the endpoints that a route balances over.
+func (p *ServicePort) List(r Route) []Endpoint {
+	switch {
+	case r.Action != Balance:
+		return nil
+	case r.Local:
+		return p.Local
+	}
+	return p.Endpoints
 }
 
 // LostFrontend is a frontend that the port claims and another Service holds.
@@ -133,12 +209,16 @@ const (
 type Exclusion struct {
 	Endpoint Endpoint
 	Reason   Reason
+	// Serving says that it still serves the connections that it has.
+	Serving bool
 }
 
 // Equal tells whether two Services were decided alike.
 func (s *Service) Equal(o *Service) bool {
-	return s.Name == o.Name && slices.EqualFunc(s.Ports, o.Ports, func(a, b ServicePort) bool {
-		return a.Name == b.Name && slices.Equal(a.Frontends, b.Frontends) && slices.Equal(a.Endpoints, b.Endpoints) &&
+	return s.Name == o.Name && s.HealthCheck == o.HealthCheck && slices.EqualFunc(s.Ports, o.Ports, func(a, b ServicePort) bool {
+		return a.Name == b.Name && slices.Equal(a.Frontends, b.Frontends) &&
+			slices.Equal(a.Endpoints, b.Endpoints) && slices.Equal(a.Local, b.Local) &&
+			a.Affinity == b.Affinity && slices.Equal(a.SourceRanges, b.SourceRanges) && a.OwnSource == b.OwnSource &&
 			slices.Equal(a.Excluded, b.Excluded) && slices.Equal(a.Lost, b.Lost)
 	})
 }

@@ -29,6 +29,7 @@ type Planner struct {
 type draft struct {
 	created time.Time
 	ports   []ServicePort
+	health  HealthCheck
 }
 
 // claim is one Service port's wish to answer at a frontend.
@@ -111,7 +112,7 @@ func (p *Planner) release(name model.ServiceName, touched map[model.ServiceName]
 
 // enter drafts a Service and makes its claims; who else claims the same frontends is noted in touched.
 func (p *Planner) enter(in Input, touched map[model.ServiceName]*Service) {
-	d := p.draft(in)
+	d := p.config.draft(in)
 	p.drafts[in.Name] = d
 	for _, port := range d.ports {
 		for _, f := range port.Frontends {
@@ -136,29 +137,9 @@ func (c claim) compare(o claim) int {
 	return cmp.Or(compareBool(c.kind != ClusterIP, o.kind != ClusterIP), c.created.Compare(o.created), c.port.Compare(o.port))
 }
 
-// draft decides about a Service by itself.
-func (p *Planner) draft(in Input) *draft {
-	d := &draft{created: in.Service.Created}
-	for _, sp := range in.Service.Ports {
-		port := ServicePort{Name: in.Service.PortName(sp)}
-		var action Action
-		port.Endpoints, port.Excluded, action = p.config.endpoints(in.Service, port.Name, in.Slices)
-		for _, ip := range in.Service.ClusterIPs {
-			if model.FamilyOf(ip) == p.config.Family {
-				key := FrontendKey{Addr: ip, Protocol: sp.Protocol, Port: sp.Port}
-				port.Frontends = append(port.Frontends, Frontend{FrontendKey: key, Kind: ClusterIP, Action: action})
-			}
-		}
-		slices.SortFunc(port.Frontends, func(a, b Frontend) int { return a.FrontendKey.Compare(b.FrontendKey) })
-		d.ports = append(d.ports, port)
-	}
-	slices.SortFunc(d.ports, func(a, b ServicePort) int { return a.Name.Compare(b.Name) })
-	return d
-}
-
 // finish gives a drafted Service the frontends that it holds.
 func (p *Planner) finish(name model.ServiceName) *Service {
-	s := &Service{Name: name, Ports: slices.Clone(p.drafts[name].ports)}
+	s := &Service{Name: name, Ports: slices.Clone(p.drafts[name].ports), HealthCheck: p.drafts[name].health}
 	for i := range s.Ports {
 		port := &s.Ports[i]
 		claimed := port.Frontends

@@ -96,8 +96,8 @@ func TestEndpointsOfOnePort(t *testing.T) {
 			if len(c.want) == 0 {
 				want = Reject
 			}
-			if port.Frontends[0].Action != want {
-				t.Errorf("action: got %v, want %v", port.Frontends[0].Action, want)
+			if port.Frontends[0].Outside.Action != want {
+				t.Errorf("action: got %v, want %v", port.Frontends[0].Outside.Action, want)
 			}
 		})
 	}

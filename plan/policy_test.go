@@ -78,13 +78,13 @@ func TestInternalTrafficPolicyLocal(t *testing.T) {
 			s.InternalLocal = true
 			p := Build(c.config, []Input{{web, s, []*model.Slice{slice("a", c.endpoints...)}}})
 			port := p.Services[web].Ports[0]
-			if got := texts(port.Endpoints); !slices.Equal(got, c.want) {
+			if got := texts(port.Local); !slices.Equal(got, c.want) {
 				t.Errorf("endpoints: got %v, want %v", got, c.want)
 			}
-			if got := port.Frontends[0].Action; got != c.action {
+			if got := port.Frontends[0].Outside.Action; got != c.action {
 				t.Errorf("action: got %v, want %v", got, c.action)
 			}
-			if got := len(port.Endpoints) + len(port.Excluded); got != len(c.endpoints) {
+			if got := len(port.Local) + len(port.Excluded); got != len(c.endpoints) {
 				t.Errorf("%d of %d endpoints are accounted for: %+v", got, len(c.endpoints), port)
 			}
 		})

@@ -47,7 +47,7 @@ func (s Settings) Config(f model.Family, node model.Node, serviceCIDRs []netip.P
 		Family:         f,
 		NodeName:       node.Name,
 		Zone:           node.Zone,
-		LocalPods:      ofFamily(f, s.ClusterCIDRs),
+		Detector:       plan.Detector{Prefixes: ofFamily(f, s.ClusterCIDRs)},
 		ServiceCIDRs:   ofFamily(f, serviceCIDRs),
 		MasqueradeAll:  s.MasqueradeAll,
 		MasqueradeMark: s.MasqueradeMark,

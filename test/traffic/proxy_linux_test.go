@@ -52,10 +52,10 @@ type proxy struct {
 func clusterConfig(f model.Family) plan.Config {
 	c := plan.Config{Family: f, MasqueradeMark: plan.DefaultMasqueradeMark}
 	if f == model.IPv4 {
-		c.LocalPods = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
+		c.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 		c.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
 	} else {
-		c.LocalPods = []netip.Prefix{netip.MustParsePrefix("fd00:10:244::/56")}
+		c.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:10:244::/56")}
 		c.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("fd00:10:96::/112")}
 	}
 	return c

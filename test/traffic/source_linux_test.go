@@ -12,7 +12,7 @@ func TestSourceAddressThatEndpointsSee(t *testing.T) {
 	everyDataPlane(t, func(t *testing.T, w *world, d dataPlane, f model.Family) {
 		known := clusterConfig(f)
 		unknown, all := known, known
-		unknown.LocalPods = nil
+		unknown.Detector.Prefixes = nil
 		all.MasqueradeAll = true
 		p, vip := newProxy(t, w, d, known), clusterIP(f, 0)
 		p.mustSync(t, service("web", vip, 0))
