@@ -9,7 +9,10 @@ import (
 
 // draft decides about a Service by itself.
 func (c *Config) draft(in Input) *draft {
-	d := &draft{created: in.Service.Created, health: HealthCheck{Port: in.Service.HealthCheckNodePort}}
+	d := &draft{created: in.Service.Created}
+	if c.serves(in.Service) {
+		d.health.Port = in.Service.HealthCheckNodePort
+	}
 	ready := map[netip.Addr]bool{}
 	for _, sp := range in.Service.Ports {
 		port := ServicePort{Name: in.Service.PortName(sp), Affinity: in.Service.Affinity}
@@ -62,8 +65,8 @@ func (c *Config) frontends(s *model.Service, sp model.ServicePort, ch *choice) [
 			out = append(out, routes)
 		}
 	}
-	if !slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return model.FamilyOf(a) == c.Family }) {
-		return nil // the Service is not of this family, whatever else it names
+	if !c.serves(s) {
+		return nil
 	}
 	for _, a := range s.ClusterIPs {
 		add(ClusterIP, a, sp.Port, internal)
@@ -80,6 +83,11 @@ func (c *Config) frontends(s *model.Service, sp model.ServicePort, ch *choice) [
 	}
 	slices.SortFunc(out, func(a, b Frontend) int { return a.FrontendKey.Compare(b.FrontendKey) })
 	return out
+}
+
+// serves tells whether a Service is of this family, which its ClusterIPs say, whatever else it names.
+func (c *Config) serves(s *model.Service) bool {
+	return slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return model.FamilyOf(a) == c.Family })
 }
 
 // internalRoutes returns the routes of ClusterIPs: one list for all, and who is no pod is masqueraded, since

@@ -40,7 +40,8 @@ type ServicePort struct {
 	// one: who claims a frontend in vain has it in Lost.
 	Frontends []Frontend
 	// Endpoints share equally the connections that no policy keeps on this node, Local those that the
-	// policy Local does. Both are in order and without duplicates, and empty unless a Route leads to them.
+	// policy Local does. Both are in order and without duplicates, and empty unless a Route of Frontends or
+	// of Lost leads to them.
 	Endpoints, Local []Endpoint
 	// Affinity is how long a client stays with its endpoint after its last new connection, within the
 	// list that its Route leads to and over all frontends of the port; 0 is no session affinity.

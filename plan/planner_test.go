@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -158,11 +157,12 @@ func TestTheNameDecidesBetweenServicesOfOneAge(t *testing.T) {
 	}
 }
 
-// Whatever the order of changes, the incremental plan is the one that is built from nothing, and what
-// Update returned, put together, is that plan too.
+// Whatever the order of changes, the incremental plan is the one that is built from nothing, what Update
+// returned, put together, is that plan too, and it does with packets what is documented.
 func TestIncrementalEqualsFull(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := NewPlanner(config)
+		c := drawConfig(t)
+		p := NewPlanner(c)
 		inputs := map[model.ServiceName]Input{}
 		told := map[model.ServiceName]*Service{}
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
@@ -179,7 +179,8 @@ func TestIncrementalEqualsFull(t *testing.T) {
 					told[name] = s
 				}
 			}
-			full := Build(config, slices.Collect(maps.Values(inputs))).Services
+			all := slices.Collect(maps.Values(inputs))
+			full := Build(c, all).Services
 			same := func(a, b *Service) bool { return a.Equal(b) }
 			if !maps.EqualFunc(full, p.Plan().Services, same) {
 				t.Fatalf("the planner holds %v, a full plan is %v", p.Plan().Services, full)
@@ -187,26 +188,15 @@ func TestIncrementalEqualsFull(t *testing.T) {
 			if !maps.EqualFunc(full, told, same) {
 				t.Fatalf("the updates add up to %v, a full plan is %v", told, full)
 			}
+			for range 5 {
+				packet := drawPacket(t)
+				if got, want := p.Plan().Trace(packet), reference(c, all, packet); !got.Equal(want) {
+					t.Fatalf("%+v: the plan says %v, documented is %v", packet, got, want)
+				}
+			}
 		}
 		if len(inputs) == 0 && len(p.claims) != 0 {
 			t.Fatalf("claims are left over: %v", p.claims)
 		}
 	})
-}
-
-func drawInput(t *rapid.T) Input {
-	name := model.ServiceName{Namespace: "default", Name: rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "name")}
-	in := Input{Name: name}
-	if rapid.IntRange(0, 3).Draw(t, "delete") == 0 {
-		return in
-	}
-	ip := fmt.Sprintf("10.96.0.%d", rapid.IntRange(1, 3).Draw(t, "ip"))
-	in.Service = service(name, time.Duration(rapid.IntRange(0, 2).Draw(t, "age"))*time.Hour, ip)
-	if rapid.Bool().Draw(t, "second port") {
-		in.Service.Ports = append(in.Service.Ports, model.ServicePort{Name: "dns", Protocol: model.UDP, Port: 53})
-	}
-	if rapid.Bool().Draw(t, "has endpoints") {
-		in.Slices = []*model.Slice{slice("s", ready(fmt.Sprintf("10.244.0.%d", rapid.IntRange(1, 5).Draw(t, "endpoint"))))}
-	}
-	return in
 }
