@@ -1,14 +1,19 @@
 package controlplane
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	repository = "../.." // from this package, where its tests run
+	repository = "../.." // from where the tests of this package, and of its neighbours, run
+	// module is the nested module of the programs.
+	module = repository + "/test/controlplane/programs"
 	// programs is where Build puts what it builds, and keeps it: the Go command takes three seconds
 	// to see that all is up to date there, and five minutes to build it on two cores.
 	programs = repository + "/.cache/bin"
@@ -18,22 +23,31 @@ const (
 // modules that are not there yet, so it runs before the tests leave the machine's network.
 func Build() error {
 	fmt.Fprintln(os.Stderr, "building etcd, kube-apiserver and svcproxy: minutes the first time, then seconds")
-	if err := build("programs", "./etcd", "k8s.io/kubernetes/cmd/kube-apiserver"); err != nil {
+	if err := build(module, "./etcd", "k8s.io/kubernetes/cmd/kube-apiserver"); err != nil {
 		return err
 	}
 	return build(repository, "./cmd/svcproxy")
 }
 
 // BuildKubeProxy builds the proxy that svcproxy replaces, to compare the two.
-func BuildKubeProxy() error { return build("programs", "k8s.io/kubernetes/cmd/kube-proxy") }
+func BuildKubeProxy() error {
+	fmt.Fprintln(os.Stderr, "building kube-proxy: a minute or two the first time, then seconds")
+	return build(module, "k8s.io/kubernetes/cmd/kube-proxy")
+}
 
 // build leaves none of the flags that a build depends on to the environment: with another one it
-// would take the five minutes again.
-func build(module string, packages ...string) error {
+// would take the five minutes again. Only one builds at a time: whoever comes second finds all up to
+// date and so replaces no program that the first runs by then.
+func build(module string, packages ...string) (err error) {
 	folder, err := filepath.Abs(programs)
 	if err != nil {
 		return err
 	}
+	unlock, err := lock(folder)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", folder + "/"}
 	command := exec.Command("go", append(args, packages...)...)
 	command.Dir = module
@@ -45,5 +59,20 @@ func build(module string, packages ...string) error {
 	return nil
 }
 
-// program is the path of one that Build built.
-func program(name string) string { return filepath.Join(programs, name) }
+// lock waits until no other process holds the folder, which it makes if need be.
+func lock(folder string) (unlock func() error, err error) {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder of built programs: %w", err)
+	}
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil, fmt.Errorf("open the folder of built programs: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", folder, err), f.Close())
+	}
+	return f.Close, nil
+}
+
+// Program is the path of one that Build or BuildKubeProxy built.
+func Program(name string) string { return filepath.Join(programs, name) }

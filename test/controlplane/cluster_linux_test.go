@@ -57,9 +57,9 @@ func (c *cluster) startProxy(t *testing.T, mode string) *Process {
 	t.Helper()
 	args := []string{"--kubeconfig", c.Kubeconfig, "--hostname-override", c.worker.Name, "--proxy-mode", mode}
 	if *peer {
-		return Start(t, c.worker.Netns, program("kube-proxy"), args...)
+		return Start(t, c.worker.Netns, Program("kube-proxy"), args...)
 	}
-	return Start(t, c.worker.Netns, program("svcproxy"), append([]string{"run"}, args...)...)
+	return Start(t, c.worker.Netns, Program("svcproxy"), append([]string{"run"}, args...)...)
 }
 
 // stopProxy ends it as a supervisor does, which kube-proxy does not expect.

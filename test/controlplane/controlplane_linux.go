@@ -20,8 +20,11 @@ import (
 	"svcproxy/sandbox"
 )
 
-// ServiceCIDR is where the API server allocates ClusterIPs.
-const ServiceCIDR = "10.96.0.0/16"
+// ServiceCIDR and ServiceCIDRv6 are where the API server allocates ClusterIPs.
+const (
+	ServiceCIDR   = "10.96.0.0/16"
+	ServiceCIDRv6 = "fd00:10:96::/112"
+)
 
 const adminToken = "admin-token"
 
@@ -44,15 +47,15 @@ func StartControlPlane(t testing.TB, ns *sandbox.Netns, address netip.Addr) *Con
 	writeFile(t, tokens, adminToken+`,admin,admin,"system:masters"`+"\n")
 	certificates := filepath.Join(dir, "certificates")
 
-	store := Start(t, ns, program("etcd"),
+	store := Start(t, ns, Program("etcd"),
 		"--data-dir", filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level", "warn",
 		"--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
 		"--listen-peer-urls", "http://127.0.0.1:2380")
-	server := Start(t, ns, program("kube-apiserver"),
+	server := Start(t, ns, Program("kube-apiserver"),
 		"--etcd-servers", "http://127.0.0.1:2379", "--cert-dir", certificates,
 		"--secure-port", "6443", "--bind-address", "0.0.0.0", "--advertise-address", address.String(),
 		"--service-account-key-file", key, "--service-account-signing-key-file", key,
-		"--service-account-issuer", "https://kubernetes.default.svc", "--service-cluster-ip-range", ServiceCIDR,
+		"--service-account-issuer", "https://kubernetes.default.svc", "--service-cluster-ip-range", ServiceCIDR+","+ServiceCIDRv6,
 		"--token-auth-file", tokens, "--authorization-mode", "RBAC", "--disable-admission-plugins", "ServiceAccount")
 
 	c := &ControlPlane{
