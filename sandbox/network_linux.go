@@ -70,6 +70,11 @@ func NewNetwork(routers []netip.Prefix) (_ *Network, err error) {
 	return n, nil
 }
 
+// SetSysctl writes a setting of the router; see Netns.SetSysctl.
+func (n *Network) SetSysctl(name, value string) error {
+	return n.netns.SetSysctl(name, value)
+}
+
 // attach plugs a namespace in: its eth0 gets these addresses, which must lie in the
 // segment.
 func (n *Network) attach(name string, inner *Netns, addrs []netip.Addr, mtu int) (_ end, err error) {

@@ -41,6 +41,8 @@ var layers = []layer{
 		"wires everything together; nothing but tests of the finished program stands above it"},
 	{"test/nstest", []string{"sandbox"}, nil,
 		"the harness of every kernel test: what it imported, no test of that could use it"},
+	{"test/world", []string{"model", "plan", "sandbox", "test/nstest"}, nil,
+		"sends packets and sees what comes back: an oracle that knew a backend or the proxier would not judge them"},
 	{"test", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack", "dns", "inspect", "sandbox", "proxier", "test/nstest"}, nil,
 		"tests across packages look at all of them but the commands, which they run as programs"},
 }
