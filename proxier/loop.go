@@ -107,7 +107,12 @@ func (l *loop) syncNow(ctx context.Context, now time.Time) {
 	if report.drift > 0 {
 		l.log.Warn("repaired what somebody else had changed", zap.Int("repaired", report.drift), zap.String("example", report.example))
 	}
+	if err == nil {
+		l.flows.clean(ctx, l.pipeline, report.full)
+		end = l.clock.Now()
+	}
 	trial, _ := l.nextRetry()
+	trial = l.flows.nextTry(trial)
 	o := outcome{full: report.full, drift: report.drift > 0, err: err, trial: trial}
 	if l.schedule.done(end, o) {
 		l.log.Warn("something keeps changing what svcproxy programs, as a second proxy would; repairs are held back",

@@ -21,6 +21,8 @@ type Metrics struct {
 
 	errors, repaired, writes, fights    *prometheus.CounterVec
 	quarantined, programmed, inConflict *prometheus.GaugeVec
+
+	flows flowMetrics
 }
 
 // NewMetrics returns metrics with a registry of their own, which has the Go runtime's and the process's
@@ -45,6 +47,7 @@ func NewMetrics() *Metrics {
 	m.quarantined = m.gauge("svcproxy_quarantined_services", "Services that can't be programmed", both)
 	m.programmed = m.gauge("svcproxy_programmed_services", "Services that are programmed", both)
 	m.inConflict = m.gauge("svcproxy_fighting", "1 while others keep changing what is programmed", both)
+	m.flows = newFlowMetrics(m)
 	return m
 }
 

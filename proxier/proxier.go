@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/utils/clock"
 
+	"svcproxy/conntrack"
 	"svcproxy/model"
 	"svcproxy/plan"
 )
@@ -37,6 +38,8 @@ type Options struct {
 	MinSync time.Duration
 	// FullSync is the time between full comparisons; 0 is DefaultFullSync.
 	FullSync time.Duration
+	// Conntrack is where stale UDP flows are removed after each sync; nil leaves them.
+	Conntrack conntrack.Kernel
 	// Metrics belong to this Proxier alone; nil makes new ones.
 	Metrics *Metrics
 	// Programmed, if any, is called once for each family, after its first sync that succeeded and before the
@@ -90,6 +93,7 @@ func New(o Options) (*Proxier, error) {
 func newLoop(o *Options, store *Store, family model.Family, backend Backend) *loop {
 	t := store.Tracker(family)
 	o.Metrics.pending(family, o.BackendName, t)
+	log, metrics := o.Log.With(zap.Stringer("family", family)), &familyMetrics{Metrics: o.Metrics, family: family.String(), backend: o.BackendName}
 	return &loop{
 		pipeline: &pipeline{
 			family:     family,
@@ -98,8 +102,9 @@ func newLoop(o *Options, store *Store, family model.Family, backend Backend) *lo
 			planner:    plan.NewPlanner(o.Settings.Config(family, model.Node{Name: o.NodeName}, nil)),
 			settings:   o.Settings,
 			clock:      o.Clock,
-			log:        o.Log.With(zap.Stringer("family", family)),
-			metrics:    &familyMetrics{Metrics: o.Metrics, family: family.String(), backend: o.BackendName},
+			log:        log,
+			metrics:    metrics,
+			flows:      newFlows(o, family, log, metrics),
 			full:       true,
 			acked:      map[model.ServiceName]*plan.Service{},
 			quarantine: map[model.ServiceName]*quarantined{},

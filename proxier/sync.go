@@ -27,6 +27,7 @@ type pipeline struct {
 	clock    clock.PassiveClock
 	log      *zap.Logger
 	metrics  *familyMetrics
+	flows    *flows
 
 	// full says that the kernel may hold anything, so that the next change must be a full one.
 	full bool
@@ -189,6 +190,7 @@ func (a *application) do(c plan.Change) error {
 		return err
 	}
 	a.metrics.applied(c.Full, a.clock.Since(start))
+	a.flows.acknowledged(c, a.acked)
 	a.report.writes += result.Writes
 	if result.Drift > 0 && a.trusted {
 		a.report.drift += result.Drift

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"svcproxy/conntrack"
 	"svcproxy/model"
 	"svcproxy/proxier"
 )
@@ -96,7 +97,7 @@ func (f *runFlags) run(ctx context.Context) error {
 	metrics := proxier.NewMetrics()
 	p, err := proxier.New(proxier.Options{
 		Source: source, Backends: b.of, BackendName: b.name, Settings: settings, NodeName: node,
-		MinSync: f.minSync, FullSync: f.fullSync, Metrics: metrics, Log: log,
+		MinSync: f.minSync, FullSync: f.fullSync, Metrics: metrics, Log: log, Conntrack: conntrack.NewNetlink(f.netns),
 		Programmed: func(ctx context.Context, family model.Family) { cleanOther(ctx, b.name, family, f.netns, log) },
 	})
 	if err != nil {
