@@ -2,6 +2,7 @@ package proxier
 
 import (
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -121,19 +122,47 @@ func (f *findings) endpoint(e *discoveryv1.Endpoint, i int, family model.Family)
 	return read, true
 }
 
-// ConvertNode turns a Node into the model's form.
-func ConvertNode(o *corev1.Node) (*model.Node, error) {
+// ConvertNode turns a Node into the model's form. An address that can't be used is left out and noted.
+func ConvertNode(o *corev1.Node) (n *model.Node, notes []string, err error) {
 	f := &findings{object: object("Node", "", o.Name)}
 	f.subdomain("metadata.name", o.Name)
 	cidrs, field := o.Spec.PodCIDRs, "spec.podCIDRs"
 	if len(cidrs) == 0 && o.Spec.PodCIDR != "" {
 		cidrs, field = []string{o.Spec.PodCIDR}, "spec.podCIDR"
 	}
-	n := &model.Node{Name: o.Name, Zone: o.Labels[corev1.LabelTopologyZone], PodCIDRs: f.prefixes(field, cidrs)}
-	if err := f.err(); err != nil {
-		return nil, err
+	n = &model.Node{
+		Name:     o.Name,
+		Zone:     o.Labels[corev1.LabelTopologyZone],
+		PodCIDRs: f.prefixes(field, cidrs),
+		Addrs:    f.nodeAddrs(o.Status.Addresses),
 	}
-	return n, nil
+	if err := f.err(); err != nil {
+		return nil, f.notes, err
+	}
+	return n, f.notes, nil
+}
+
+// nodeAddrs reads a node's addresses, internal ones first, each once.
+func (f *findings) nodeAddrs(given []corev1.NodeAddress) []netip.Addr {
+	var read []netip.Addr
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
+		for i, g := range given {
+			if g.Type != kind {
+				continue
+			}
+			field := at("status.addresses", i) + ".address"
+			a, err := f.addr(field, g.Address)
+			switch {
+			case err != nil:
+				f.note(field, "%v; it is left out", err)
+			case a.IsUnspecified(), a.IsLoopback(), a.IsLinkLocalUnicast(), a.IsMulticast(), a == broadcast:
+				f.note(field, "%s can't be a node's: it is unspecified, loopback, link-local, multicast or broadcast; it is left out", a)
+			case !slices.Contains(read, a):
+				read = append(read, a)
+			}
+		}
+	}
+	return read
 }
 
 // ConvertServiceCIDR returns the ranges of a ServiceCIDR.

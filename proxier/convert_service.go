@@ -1,10 +1,10 @@
 package proxier
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -20,8 +20,9 @@ const labelProxyName = "service.kubernetes.io/service-proxy-name"
 func at(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
 
 // ConvertService turns a Service into the model's form. It is nil if the Service is not for svcproxy to
-// serve, and the notes say why; the notes also name fields that have no effect. Whatever is wrong makes
-// the whole Service unusable, and then err names every field.
+// serve, and the notes say why; the notes also name what has no effect. What the API server would refuse
+// makes the whole Service unusable, and then err names every field; an external address that it takes and
+// that must not be served is left out and noted.
 func ConvertService(o *corev1.Service) (s *model.Service, notes []string, err error) {
 	f := &findings{object: object("Service", o.Namespace, o.Name)}
 	if field, why := unserved(o); why != "" {
@@ -30,14 +31,16 @@ func ConvertService(o *corev1.Service) (s *model.Service, notes []string, err er
 	}
 	f.label("metadata.namespace", o.Namespace)
 	f.label("metadata.name", o.Name)
+	spec := &o.Spec
 	s = &model.Service{
-		Name:       model.ServiceName{Namespace: o.Namespace, Name: o.Name},
-		Created:    o.CreationTimestamp.Time,
-		ClusterIPs: f.clusterIPs(&o.Spec),
-		Ports:      f.servicePorts(o.Spec.Ports),
+		Name:          model.ServiceName{Namespace: o.Namespace, Name: o.Name},
+		Created:       o.CreationTimestamp.Time,
+		ClusterIPs:    f.clusterIPs(spec),
+		Ports:         f.servicePorts(spec.Ports),
+		Affinity:      f.affinity(spec),
+		InternalLocal: f.internalLocal(value(spec.InternalTrafficPolicy)),
 	}
-	s.InternalLocal = f.internalLocal(value(o.Spec.InternalTrafficPolicy))
-	f.noEffect(o)
+	f.external(o, s)
 	if err := f.err(); err != nil {
 		return nil, f.notes, err
 	}
@@ -82,7 +85,7 @@ func (f *findings) clusterIPs(spec *corev1.ServiceSpec) []netip.Addr {
 		switch {
 		case err != nil:
 			f.bad(path, "%w", err)
-		case a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		case a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a == broadcast:
 			f.bad(path, "%s can't be a ClusterIP: it is unspecified, loopback, multicast or broadcast", a)
 		case slices.ContainsFunc(read, func(b netip.Addr) bool { return model.FamilyOf(a) == model.FamilyOf(b) }):
 			f.bad(path, "%s is the second of its family", a)
@@ -160,33 +163,26 @@ func (f *findings) internalLocal(p corev1.ServiceInternalTrafficPolicy) bool {
 	return false
 }
 
-// noEffect notes the fields that a user would expect to work and that do not.
-func (f *findings) noEffect(o *corev1.Service) {
-	spec := &o.Spec
-	if spec.Type != "" && spec.Type != corev1.ServiceTypeClusterIP {
-		f.note("spec.type", "%s: only its ClusterIPs are served", printableType(spec.Type))
-	}
-	if len(spec.ExternalIPs) > 0 {
-		f.note("spec.externalIPs", "not served")
-	}
-	if len(o.Status.LoadBalancer.Ingress) > 0 {
-		f.note("status.loadBalancer.ingress", "not served")
-	}
-	if len(spec.LoadBalancerSourceRanges) > 0 {
-		f.note("spec.loadBalancerSourceRanges", "has no effect")
-	}
-	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		f.note("spec.sessionAffinity", "ClientIP has no effect")
-	}
-	if spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		f.note("spec.externalTrafficPolicy", "Local has no effect")
-	}
-}
+// maxAffinitySeconds is the API's limit of sessionAffinityConfig.clientIP.timeoutSeconds: a day.
+const maxAffinitySeconds int32 = 86400
 
-func printableType(t corev1.ServiceType) string {
-	switch t {
-	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
-		return string(t)
+// affinity reads the session affinity; none is None.
+func (f *findings) affinity(spec *corev1.ServiceSpec) time.Duration {
+	switch spec.SessionAffinity {
+	case "", corev1.ServiceAffinityNone:
+		return 0
+	case corev1.ServiceAffinityClientIP:
+	default:
+		f.bad("spec.sessionAffinity", "%s is unknown: want None or ClientIP", printable(string(spec.SessionAffinity)))
+		return 0
 	}
-	return fmt.Sprintf("%q", string(t))
+	seconds := DefaultAffinitySeconds
+	if c := spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		seconds = *c.ClientIP.TimeoutSeconds
+	}
+	if seconds < 1 || seconds > maxAffinitySeconds {
+		f.bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is out of range: want 1 to %d", seconds, maxAffinitySeconds)
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }

@@ -90,15 +90,6 @@ func TestErrorsNameObjectAndField(t *testing.T) {
 	}
 }
 
-func TestFieldsWithoutEffectAreNamed(t *testing.T) {
-	_, notes, err := ConvertService(parse[corev1.Service](t, `
-metadata: {namespace: default, name: web}
-spec: {type: NodePort, clusterIP: 10.0.0.1, sessionAffinity: ClientIP, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30080}]}`))
-	if err != nil || len(notes) != 3 || notes[0] != "Service default/web: spec.type: NodePort: only its ClusterIPs are served" {
-		t.Errorf("got %q, %v", notes, err)
-	}
-}
-
 func TestLeadingZerosAreReadAsDecimalAndNoted(t *testing.T) {
 	s, notes, err := ConvertService(parse[corev1.Service](t, strings.Replace(goodSpec, "10.96.0.5", "10.096.0.010", 1)))
 	if err != nil || len(notes) != 1 || s.ClusterIPs[0] != netip.MustParseAddr("10.96.0.10") {
@@ -163,5 +154,14 @@ func TestDefaultsAreTheAPIServers(t *testing.T) {
 		*s.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack || *s.SessionAffinityConfig.ClientIP.TimeoutSeconds != 10800 ||
 		*s.InternalTrafficPolicy != corev1.ServiceInternalTrafficPolicyCluster || s.ExternalTrafficPolicy != "" {
 		t.Errorf("got %+v", o)
+	}
+	o = parse[corev1.Service](t, `{metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.0.0.1, sessionAffinityConfig: {}, ports: [{port: 80}]},
+  status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {hostname: a.example}]}}}`)
+	DefaultService(o)
+	s = o.Spec
+	ingress := o.Status.LoadBalancer.Ingress
+	if s.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyCluster || !*s.AllocateLoadBalancerNodePorts || s.SessionAffinityConfig != nil ||
+		*ingress[0].IPMode != corev1.LoadBalancerIPModeVIP || ingress[1].IPMode != nil {
+		t.Errorf("a load balancer: got %+v", o)
 	}
 }

@@ -40,11 +40,27 @@ func DefaultService(o *corev1.Service) {
 		cluster := corev1.ServiceInternalTrafficPolicyCluster
 		spec.InternalTrafficPolicy = &cluster
 	}
-	external := spec.Type != corev1.ServiceTypeClusterIP || len(spec.ExternalIPs) > 0
-	if external && spec.ExternalTrafficPolicy == "" {
+	if externallyAccessible(spec) && spec.ExternalTrafficPolicy == "" {
 		spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	}
+	defaultLoadBalancer(o)
 	defaultFamilies(spec)
+}
+
+func defaultLoadBalancer(o *corev1.Service) {
+	if o.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return
+	}
+	if o.Spec.AllocateLoadBalancerNodePorts == nil {
+		yes := true
+		o.Spec.AllocateLoadBalancerNodePorts = &yes
+	}
+	for i := range o.Status.LoadBalancer.Ingress {
+		if ingress := &o.Status.LoadBalancer.Ingress[i]; ingress.IP != "" && ingress.IPMode == nil {
+			vip := corev1.LoadBalancerIPModeVIP
+			ingress.IPMode = &vip
+		}
+	}
 }
 
 func defaultNamespace(meta *metav1.ObjectMeta) {
@@ -55,6 +71,9 @@ func defaultNamespace(meta *metav1.ObjectMeta) {
 
 func defaultAffinity(spec *corev1.ServiceSpec) {
 	if spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		if spec.SessionAffinity == corev1.ServiceAffinityNone {
+			spec.SessionAffinityConfig = nil
+		}
 		return
 	}
 	if spec.SessionAffinityConfig == nil {

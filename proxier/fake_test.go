@@ -278,7 +278,7 @@ type rig struct {
 func newRig(objects ...any) *rig {
 	store, kernel, clock := NewStore("node"), newFakeKernel(), clocktesting.NewFakeClock(start)
 	o := &Options{Log: zap.NewNop(), Clock: clock, Metrics: NewMetrics(), BackendName: "nftables", FullSync: DefaultFullSync}
-	r := &rig{pipeline: newLoop(o, store, model.IPv4, kernel).pipeline, store: store, kernel: kernel, clock: clock}
+	r := &rig{pipeline: newLoop(o, store, model.IPv4, kernel, &noteLog{log: o.Log}).pipeline, store: store, kernel: kernel, clock: clock}
 	store.Update(update(objects...))
 	return r
 }

@@ -11,6 +11,9 @@ import (
 	"svcproxy/model"
 )
 
+// broadcast is everybody on the link.
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // findings collects what is wrong with the fields of one object, so that all of it is reported at once.
 type findings struct {
 	object string // as "Service default/web"

@@ -3,6 +3,7 @@ package proxier
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -36,14 +37,12 @@ type loop struct {
 
 // run syncs until ctx ends, then releases the backend.
 func (l *loop) run(ctx context.Context) {
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		l.watch(ctx)
-	}()
+	var others sync.WaitGroup
+	others.Go(func() { l.watch(ctx) })
+	others.Go(func() { l.health.run(ctx) })
 	for l.step(ctx) {
 	}
-	<-watched
+	others.Wait()
 	if err := l.backend.Close(); err != nil {
 		l.log.Warn("closing the backend", zap.Error(err))
 	}
@@ -74,6 +73,7 @@ func (l *loop) step(ctx context.Context) bool {
 		return false
 	case <-l.tracker.Wake():
 		l.schedule.changed = true
+		l.pend()
 		l.metrics.queued(l.clock.Now())
 	case what := <-l.drifts:
 		if l.schedule.drifted(l.clock.Now()) {

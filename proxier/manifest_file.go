@@ -245,7 +245,7 @@ func (m *manifest) decode(doc []byte) {
 		var o corev1.Node
 		if err = m.unmarshal(doc, &o); err == nil {
 			var n *model.Node
-			n, err = ConvertNode(&o)
+			n, notes, err = ConvertNode(&o)
 			m.set = func(all *Objects) { all.Nodes[id.name] = n }
 		}
 	case "ServiceCIDR":

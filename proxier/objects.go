@@ -30,34 +30,6 @@ func NewObjects() *Objects {
 	}
 }
 
-// Settings are what the plans of both families depend on besides objects.
-type Settings struct {
-	// ClusterCIDRs hold the addresses of all pods; connections from elsewhere are masqueraded. None means
-	// that local traffic isn't detected, and none is masqueraded for its source.
-	ClusterCIDRs []netip.Prefix
-	// MasqueradeAll masquerades every connection to a ClusterIP.
-	MasqueradeAll bool
-	// MasqueradeMark is the packet mark bit of iptables mode; 0 is plan.DefaultMasqueradeMark.
-	MasqueradeMark uint32
-}
-
-// Config returns the configuration of one family's plan on a node, of which nothing need be known.
-func (s Settings) Config(f model.Family, node model.Node, serviceCIDRs []netip.Prefix) plan.Config {
-	c := plan.Config{
-		Family:         f,
-		NodeName:       node.Name,
-		Zone:           node.Zone,
-		Detector:       plan.Detector{Prefixes: ofFamily(f, s.ClusterCIDRs)},
-		ServiceCIDRs:   ofFamily(f, serviceCIDRs),
-		MasqueradeAll:  s.MasqueradeAll,
-		MasqueradeMark: s.MasqueradeMark,
-	}
-	if c.MasqueradeMark == 0 {
-		c.MasqueradeMark = plan.DefaultMasqueradeMark
-	}
-	return c
-}
-
 // ofFamily returns the prefixes of a family in order, each once.
 func ofFamily(f model.Family, all []netip.Prefix) []netip.Prefix {
 	var found []netip.Prefix
@@ -70,12 +42,35 @@ func ofFamily(f model.Family, all []netip.Prefix) []netip.Prefix {
 	return slices.Compact(found)
 }
 
+// Empty tells whether there are no objects at all.
+func (o *Objects) Empty() bool {
+	return len(o.Services) == 0 && len(o.Slices) == 0 && len(o.Nodes) == 0 && len(o.ServiceCIDRs) == 0
+}
+
+// addrsOf returns the addresses of a family, in the order given.
+func addrsOf(f model.Family, all []netip.Addr) []netip.Addr {
+	var found []netip.Addr
+	for _, a := range all {
+		if model.FamilyOf(a) == f {
+			found = append(found, a)
+		}
+	}
+	return found
+}
+
 // Plan computes one family's plan of all objects, as Proxier would for them on the node of that name.
 func (o *Objects) Plan(f model.Family, s Settings, nodeName string) *plan.Plan {
 	store := NewStore(nodeName)
 	store.Update(*o)
 	batch := store.Tracker(f).Take()
 	return plan.Build(s.Config(f, batch.Node, batch.ServiceCIDRs), batch.Inputs)
+}
+
+// Lacking says what the settings lack among the objects to work on the node of that name, or nothing.
+func (o *Objects) Lacking(s Settings, nodeName string) string {
+	store := NewStore(nodeName)
+	store.Update(Objects{Nodes: o.Nodes})
+	return s.undetected(store.thisNode())
 }
 
 // serviceCIDRs returns the ranges of all ServiceCIDRs in the order of their names.

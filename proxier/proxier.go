@@ -34,6 +34,9 @@ type Options struct {
 	Settings    Settings
 	// NodeName is the Node to follow.
 	NodeName string
+	// NetNS is the path of the network namespace that the backends program, empty for the process's own:
+	// load balancers' health checks are answered there.
+	NetNS string
 	// MinSync is the least time from the end of a sync to the next that applies changes; 0 is none.
 	MinSync time.Duration
 	// FullSync is the time between full comparisons; 0 is DefaultFullSync.
@@ -79,38 +82,42 @@ func New(o Options) (*Proxier, error) {
 	if o.FullSync <= 0 {
 		o.FullSync = DefaultFullSync
 	}
+	notes := &noteLog{log: o.Log}
 	p := &Proxier{source: o.Source, store: NewStore(o.NodeName), loops: map[model.Family]*loop{}, log: o.Log}
 	o.Metrics.follow(p.store)
 	for family, backend := range o.Backends {
 		if family != model.IPv4 && family != model.IPv6 {
 			return nil, fmt.Errorf("proxier: no such family: %d", family)
 		}
-		p.loops[family] = newLoop(&o, p.store, family, backend)
+		p.loops[family] = newLoop(&o, p.store, family, backend, notes)
 	}
 	return p, nil
 }
 
-func newLoop(o *Options, store *Store, family model.Family, backend Backend) *loop {
+func newLoop(o *Options, store *Store, family model.Family, backend Backend, notes *noteLog) *loop {
 	t := store.Tracker(family)
 	o.Metrics.pending(family, o.BackendName, t)
-	log, metrics := o.Log.With(zap.Stringer("family", family)), &familyMetrics{Metrics: o.Metrics, family: family.String(), backend: o.BackendName}
+	p := &pipeline{
+		family:     family,
+		backend:    backend,
+		tracker:    t,
+		planner:    plan.NewPlanner(o.Settings.Config(family, model.Node{Name: o.NodeName}, nil)),
+		settings:   o.Settings,
+		clock:      o.Clock,
+		log:        o.Log.With(zap.Stringer("family", family)),
+		metrics:    &familyMetrics{Metrics: o.Metrics, family: family.String(), backend: o.BackendName},
+		notes:      notes,
+		full:       true,
+		acked:      map[model.ServiceName]*plan.Service{},
+		quarantine: map[model.ServiceName]*quarantined{},
+	}
+	healthy := func() bool { return p.status().Healthy(p.clock.Now()) }
+	p.health = newHealthPorts(family, namespace(o.NetNS), healthy, o.Clock, p.log)
+	p.flows = newFlows(o, family, p.log, p.metrics)
 	return &loop{
-		pipeline: &pipeline{
-			family:     family,
-			backend:    backend,
-			tracker:    t,
-			planner:    plan.NewPlanner(o.Settings.Config(family, model.Node{Name: o.NodeName}, nil)),
-			settings:   o.Settings,
-			clock:      o.Clock,
-			log:        log,
-			metrics:    metrics,
-			flows:      newFlows(o, family, log, metrics),
-			full:       true,
-			acked:      map[model.ServiceName]*plan.Service{},
-			quarantine: map[model.ServiceName]*quarantined{},
-		},
-		clock:   o.Clock,
-		onFirst: o.Programmed,
+		pipeline: p,
+		clock:    o.Clock,
+		onFirst:  o.Programmed,
 		schedule: schedule{
 			minInterval:  o.MinSync,
 			fullInterval: o.FullSync,

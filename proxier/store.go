@@ -154,7 +154,9 @@ func (s *Store) thisNode() model.Node {
 	if s.node == nil {
 		return model.Node{Name: s.nodeName}
 	}
-	return *s.node
+	node := *s.node
+	node.Known = true
+	return node
 }
 
 func (s *Store) setServiceCIDR(name string, prefixes []netip.Prefix) {

@@ -28,6 +28,10 @@ type pipeline struct {
 	log      *zap.Logger
 	metrics  *familyMetrics
 	flows    *flows
+	// notes are those of both families.
+	notes *noteLog
+	// health answers at health-check node ports.
+	health *healthPorts
 
 	// full says that the kernel may hold anything, so that the next change must be a full one.
 	full bool
@@ -51,7 +55,11 @@ type syncReport struct {
 // sync applies what changed. With full it also compares everything with the kernel. After an error all of
 // it is dirty again, and the next sync is a full one.
 func (p *pipeline) sync(ctx context.Context, full bool) (report syncReport, err error) {
+	p.pend()
 	batch, trusted := p.tracker.Take(), !p.full
+	if lacks := p.settings.undetected(batch.Node); p.notes.changed("local detection", lacks) {
+		p.log.Warn(lacks)
+	}
 	if c := p.settings.Config(p.family, batch.Node, batch.ServiceCIDRs); !c.Equal(p.planner.Config()) {
 		p.planner.SetConfig(c)
 		p.full = true
@@ -74,6 +82,7 @@ func (p *pipeline) sync(ctx context.Context, full bool) (report syncReport, err 
 		return a.report, fmt.Errorf("%s: %w", p.family, err)
 	}
 	p.full = false
+	a.publishHealth()
 	return a.report, nil
 }
 
@@ -216,6 +225,24 @@ func (a *application) do(c plan.Change) error {
 	return nil
 }
 
+// publishHealth lets load balancers know what was programmed.
+func (a *application) publishHealth() {
+	var names []model.ServiceName // all
+	if !a.report.full && len(a.quarantine) == 0 {
+		names = slices.Collect(maps.Keys(a.changed))
+	}
+	a.health.take(a.planner.Config().NodePorts, a.acked, names)
+}
+
+// pend notes that there is something to do.
+func (p *pipeline) pend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.public.Pending.IsZero() {
+		p.public.Pending = p.clock.Now()
+	}
+}
+
 // publish makes the pipeline's state visible to others.
 func (p *pipeline) publish(err error) {
 	p.mu.Lock()
@@ -223,7 +250,7 @@ func (p *pipeline) publish(err error) {
 	p.public.Services = len(p.acked)
 	p.public.Err = err
 	if err == nil {
-		p.public.Synced = p.clock.Now()
+		p.public.Synced, p.public.Pending = p.clock.Now(), time.Time{}
 	}
 	p.public.Quarantined = p.public.Quarantined[:0:0]
 	for _, name := range slices.SortedFunc(maps.Keys(p.quarantine), model.ServiceName.Compare) {
@@ -244,6 +271,9 @@ func (p *pipeline) status() FamilyStatus {
 type FamilyStatus struct {
 	// Synced is when a sync last succeeded; zero until one does.
 	Synced time.Time
+	// Pending is since when there has been something to program or to compare that was not done; zero if
+	// there is nothing.
+	Pending time.Time
 	// Err is why the last sync failed, or nil.
 	Err error
 	// Services is the number of Services that are programmed.
@@ -252,6 +282,15 @@ type FamilyStatus struct {
 	Quarantined []Quarantined
 	// Fighting says that something keeps changing what is programmed, so that repairs are held back.
 	Fighting bool
+}
+
+// HealthTimeout is how long changes may wait to be programmed until the proxy counts as unhealthy: twice
+// kube-proxy's syncPeriod, as for kube-proxy.
+const HealthTimeout = time.Minute
+
+// Healthy tells whether what is programmed is up to date, or has not been overdue for long.
+func (s FamilyStatus) Healthy(now time.Time) bool {
+	return s.Pending.IsZero() || now.Sub(s.Pending) < HealthTimeout
 }
 
 // Quarantined is a Service that can't be programmed.

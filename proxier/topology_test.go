@@ -24,7 +24,7 @@ endpoints: [{addresses: [10.0.0.1], nodeName: n1, hints: {forZones: [{name: z1},
 	if got := slice.Endpoints[0]; !got.Equal(want) {
 		t.Errorf("endpoint: got %+v, want %+v", got, want)
 	}
-	node, err := ConvertNode(parse[corev1.Node](t, `metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}`))
+	node, _, err := ConvertNode(parse[corev1.Node](t, `metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}`))
 	if err != nil || node.Zone != "z1" {
 		t.Errorf("Node: got %+v, %v, want zone z1", node, err)
 	}

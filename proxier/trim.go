@@ -12,7 +12,11 @@ import (
 func trim(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *corev1.Service:
+		ranges, limited := o.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]
 		trimMeta(&o.ObjectMeta, labelProxyName, corev1.IsHeadlessService)
+		if limited {
+			o.Annotations = map[string]string{corev1.AnnotationLoadBalancerSourceRangesKey: ranges}
+		}
 		o.Spec.Selector = nil
 		o.Status.Conditions = nil
 	case *discoveryv1.EndpointSlice:
@@ -24,7 +28,7 @@ func trim(obj any) (any, error) {
 	case *corev1.Node:
 		trimMeta(&o.ObjectMeta, corev1.LabelTopologyZone)
 		o.Spec = corev1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs}
-		o.Status = corev1.NodeStatus{}
+		o.Status = corev1.NodeStatus{Addresses: o.Status.Addresses}
 	case metav1.ObjectMetaAccessor:
 		if meta, ok := o.GetObjectMeta().(*metav1.ObjectMeta); ok {
 			trimMeta(meta)

@@ -2,6 +2,7 @@ package proxier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -26,6 +27,10 @@ import (
 
 // cidrRetry is how often an API server is asked whether it has ServiceCIDRs by now, as an upgrade brings.
 const cidrRetry = time.Minute
+
+// nodeWait is how long the Node is waited for once Services and slices are known: what is programmed depends
+// on it, but to serve without it beats not to serve.
+const nodeWait = 10 * time.Second
 
 // APISource gives what an API server says.
 type APISource struct {
@@ -81,12 +86,15 @@ func (s *APISource) Run(ctx context.Context, sink Sink) error {
 		}
 		synced = append(synced, registration.HasSynced)
 	}
+	nodeSynced := func() bool { return true }
 	factories := []informers.SharedInformerFactory{services, slices}
 	if s.nodeName != "" {
 		nodes := s.factory("", fields.OneTermEqualSelector("metadata.name", s.nodeName))
-		if _, err := nodes.Core().V1().Nodes().Informer().AddEventHandler(handler(s.node(sink))); err != nil {
+		registration, err := nodes.Core().V1().Nodes().Informer().AddEventHandler(handler(s.node(sink)))
+		if err != nil {
 			return fmt.Errorf("watching Node %s: %w", s.nodeName, err)
 		}
+		nodeSynced = registration.HasSynced
 		factories = append(factories, nodes)
 	}
 	for _, f := range factories {
@@ -95,10 +103,20 @@ func (s *APISource) Run(ctx context.Context, sink Sink) error {
 	go s.serviceCIDRs(ctx, sink)
 	s.log.Info("asking the API server for Services and EndpointSlices; nothing is changed before all are known")
 	if cache.WaitForCacheSync(ctx.Done(), synced...) {
+		s.waitForNode(ctx, nodeSynced)
 		sink.Synced()
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// waitForNode waits until it is known what the Node is like, or that there is none, though not for long.
+func (s *APISource) waitForNode(ctx context.Context, synced cache.InformerSynced) {
+	ctx, cancel := context.WithTimeout(ctx, nodeWait)
+	defer cancel()
+	if !cache.WaitForCacheSync(ctx.Done(), synced) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		s.log.Warn("the Node can't be read; going on without what depends on it: zone, addresses and pod CIDRs", zap.String("node", s.nodeName))
+	}
 }
 
 func (s *APISource) factory(labels string, f fields.Selector) informers.SharedInformerFactory {
@@ -204,12 +222,15 @@ func (s *APISource) node(sink Sink) (set, remove func(*corev1.Node)) {
 		sink.Update(Objects{Nodes: map[string]*model.Node{o.Name: m}})
 	}
 	set = func(o *corev1.Node) {
-		m, err := ConvertNode(o)
-		if s.notes.report(object("Node", "", o.Name), true, nil, err) {
+		m, notes, err := ConvertNode(o)
+		if s.notes.report(object("Node", "", o.Name), true, notes, err) {
 			update(o, m)
 		}
 	}
-	return set, func(o *corev1.Node) { update(o, nil) }
+	return set, func(o *corev1.Node) {
+		s.notes.forget(object("Node", "", o.Name))
+		update(o, nil)
+	}
 }
 
 func (s *APISource) serviceCIDR(sink Sink) (set, remove func(*networkingv1.ServiceCIDR)) {

@@ -30,7 +30,8 @@ func openBackends(mode, ns string, log *zap.Logger) (*backends, error) {
 	}
 	b, err := openMode("nftables", ns, log)
 	if err == nil {
-		log.Info("proxy mode auto: nftables works here. Other than with iptables, no FORWARD accepts are programmed")
+		log.Info("proxy mode auto: nftables works here. Other than with iptables, node ports answer at the Node's primary addresses alone " +
+			"(see --nodeport-addresses) and never on localhost, and no FORWARD accepts are programmed")
 		return b, nil
 	}
 	log.Info("proxy mode auto: nftables does not work here; using iptables", zap.Error(err))

@@ -33,7 +33,7 @@ func newRender() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "render -f PATH...",
 		Short: "Print what would be programmed for manifests, without kernel and cluster",
-		Long: `Render reads Services, EndpointSlices and ServiceCIDRs from files and folders of YAML or JSON and prints
+		Long: `Render reads Services, EndpointSlices, Nodes and ServiceCIDRs from files and folders of YAML or JSON and prints
 what would be programmed for them: as text that 'nft -f' or 'iptables-restore' loads, or as JSON in the form of
 'svcproxy dump -o json'. The same input gives the same bytes.`,
 		Example: "  svcproxy render --proxy-mode iptables -f manifests/ | iptables-restore --test",
@@ -42,11 +42,11 @@ what would be programmed for them: as text that 'nft -f' or 'iptables-restore' l
 			if len(paths) == 0 {
 				return usageError{errors.New("render: -f is missing: name the manifests")}
 			}
-			s, err := settings.settings()
+			families, err := renderFamilies(mode, family)
 			if err != nil {
 				return err
 			}
-			families, err := renderFamilies(mode, family)
+			s, err := settings.settings(mode)
 			if err != nil {
 				return err
 			}
@@ -56,6 +56,12 @@ what would be programmed for them: as text that 'nft -f' or 'iptables-restore' l
 			objects, errs := proxier.LoadManifests(paths)
 			for _, w := range objects.Warnings {
 				fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
+			}
+			if objects.Empty() && len(errs) > 0 {
+				return errors.Join(errs...) // a ruleset of nothing might be loaded
+			}
+			if lacks := objects.Lacking(s, node); lacks != "" {
+				fmt.Fprintln(c.ErrOrStderr(), "warning:", lacks)
 			}
 			if err := renderTo(c.OutOrStdout(), mode, format, families, func(f model.Family) *plan.Plan { return objects.Plan(f, s, node) }); err != nil {
 				errs = append(errs, err)
@@ -68,7 +74,7 @@ what would be programmed for them: as text that 'nft -f' or 'iptables-restore' l
 	flags.StringVar(&mode, "proxy-mode", "nftables", "backend to render for: nftables or iptables")
 	flags.StringVarP(&format, "output", "o", "text", "form of the output: text or json")
 	flags.StringVar(&family, "ip-family", "", "IP family to print: ipv4, ipv6 or all (default: ipv4 for iptables text, which has a program for each, else all)")
-	flags.StringVar(&node, "hostname-override", "", "name of the Node to render for, for topology and traffic policies (default: none, which has no endpoints of its own)")
+	flags.StringVar(&node, "hostname-override", "", "name of the Node to render for, for topology, traffic policies and node ports (default: none, which has no endpoints of its own)")
 	settings.register(flags)
 	return c
 }

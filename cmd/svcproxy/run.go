@@ -72,8 +72,7 @@ func (f *runFlags) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = log.Sync() }()
-	settings, err := f.settings()
-	if err != nil {
+	if _, err := f.settings(f.mode); err != nil {
 		return err
 	}
 	if err := f.check(); err != nil {
@@ -94,9 +93,14 @@ func (f *runFlags) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	settings, err := f.settings(b.name)
+	if err != nil {
+		b.close()
+		return err
+	}
 	metrics := proxier.NewMetrics()
 	p, err := proxier.New(proxier.Options{
-		Source: source, Backends: b.of, BackendName: b.name, Settings: settings, NodeName: node,
+		Source: source, Backends: b.of, BackendName: b.name, Settings: settings, NodeName: node, NetNS: f.netns,
 		MinSync: f.minSync, FullSync: f.fullSync, Metrics: metrics, Log: log, Conntrack: conntrack.NewNetlink(f.netns),
 		Programmed: func(ctx context.Context, family model.Family) { cleanOther(ctx, b.name, family, f.netns, log) },
 	})
