@@ -101,7 +101,7 @@ func writeSVG(b *bytes.Buffer, v model.View, _ Options) error {
 func newCard(s model.ServiceView) card {
 	c := card{view: s}
 	for _, f := range s.Frontends {
-		bx := box{class: "frontend", large: addrPort(f.Address, f.Port), small: printable(f.Type)}
+		bx := box{class: "frontend", large: place(f), small: printable(f.Type)}
 		if f.Action != "" {
 			bx.class, bx.small, bx.bad = "reject", bx.small+": "+printable(f.Action), true
 		}

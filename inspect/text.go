@@ -53,9 +53,18 @@ func share(p float64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(p*100, 'f', 1, 64), ".0") + "%"
 }
 
+// place returns the address and port of a frontend, "*:port" for a node port, which is at whatever of the
+// node's addresses node ports answer.
+func place(f model.FrontendView) string {
+	if !f.Address.IsValid() && f.Type == "NodePort" {
+		return "*:" + strconv.Itoa(int(f.Port))
+	}
+	return addrPort(f.Address, f.Port)
+}
+
 // frontend returns a frontend as "ClusterIP 10.96.0.10:53".
 func frontend(f model.FrontendView) string {
-	return printable(f.Type) + " " + addrPort(f.Address, f.Port)
+	return printable(f.Type) + " " + place(f)
 }
 
 // title returns the name of a Service port with its protocol.

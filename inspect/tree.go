@@ -38,7 +38,7 @@ func writeTree(b *bytes.Buffer, v model.View, o Options) error {
 func (t tree) service(s model.ServiceView) {
 	fmt.Fprintf(t.b, "\n%s %s\n", t.paint(bold, printable(s.Name)), t.paint(yellow, printable(s.Protocol)))
 	for _, f := range s.Frontends {
-		fmt.Fprintf(t.b, "├─ %s %s%s\n", printable(f.Type), t.paint(cyan, addrPort(f.Address, f.Port)), t.action(f))
+		fmt.Fprintf(t.b, "├─ %s %s%s\n", printable(f.Type), t.paint(cyan, place(f)), t.action(f))
 	}
 	if len(s.Endpoints) == 0 {
 		fmt.Fprintf(t.b, "└─ %s %s\n", t.paint(faint, chain(s)), t.paint(red, "no endpoints"))

@@ -51,10 +51,23 @@ func views() map[string]model.View {
 	rejected := clusterIP("10.96.0.60", 443)
 	rejected.Action = "reject"
 	down := model.ServiceView{Name: "default/down", Protocol: "UDP", Chain: "KUBE-SVC-EAAAAAAAAAAAAAAA", Frontends: []model.FrontendView{rejected}}
+	external := func(kind, address string, port uint16) model.FrontendView {
+		return model.FrontendView{Type: kind, Address: netip.MustParseAddr(address), Port: port}
+	}
+	everywhere, dropped := model.FrontendView{Type: "NodePort", Port: 30080}, external("LoadBalancer", "192.0.2.2", 80)
+	dropped.Action = "drop"
+	outside := model.ServiceView{
+		Name: "default/shop:http", Protocol: "TCP", Chain: "KUBE-SVC-GAAAAAAAAAAAAAAA",
+		Frontends: []model.FrontendView{
+			everywhere, clusterIP("10.96.0.70", 80), external("LoadBalancer", "192.0.2.1", 80), dropped, external("ExternalIP", "203.0.113.7", 80),
+		},
+		Endpoints: []model.EndpointView{endpoint("KUBE-SEP-HAAAAAAAAAAAAAAA", "10.244.0.21", 8080, 1)},
+	}
 	return map[string]model.View{
-		"cluster": {Backend: "iptables", Services: []model.ServiceView{web6, dns, web, down}},
-		"empty":   {Backend: "nftables"},
-		"hostile": hostile(),
+		"external": {Backend: "nftables", Services: []model.ServiceView{outside}},
+		"cluster":  {Backend: "iptables", Services: []model.ServiceView{web6, dns, web, down}},
+		"empty":    {Backend: "nftables"},
+		"hostile":  hostile(),
 	}
 }
 

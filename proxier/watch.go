@@ -38,6 +38,7 @@ type APISource struct {
 	nodeName string
 	log      *zap.Logger
 	notes    noteLog
+	nodeWait time.Duration
 }
 
 // NewAPISource returns a source of the API server that config leads to. It talks protobuf. The Node of
@@ -58,7 +59,7 @@ func NewAPISource(config *rest.Config, nodeName string, log *zap.Logger) (*APISo
 
 // NewClientSource returns a source of the API server that client talks to.
 func NewClientSource(client kubernetes.Interface, nodeName string, log *zap.Logger) *APISource {
-	return &APISource{client: client, nodeName: nodeName, log: log, notes: noteLog{log: log}}
+	return &APISource{client: client, nodeName: nodeName, log: log, notes: noteLog{log: log}, nodeWait: nodeWait}
 }
 
 // Run gives the API server's objects to the sink. Objects that can't be used are logged, and the last good
@@ -112,7 +113,7 @@ func (s *APISource) Run(ctx context.Context, sink Sink) error {
 
 // waitForNode waits until it is known what the Node is like, or that there is none, though not for long.
 func (s *APISource) waitForNode(ctx context.Context, synced cache.InformerSynced) {
-	ctx, cancel := context.WithTimeout(ctx, nodeWait)
+	ctx, cancel := context.WithTimeout(ctx, s.nodeWait)
 	defer cancel()
 	if !cache.WaitForCacheSync(ctx.Done(), synced) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		s.log.Warn("the Node can't be read; going on without what depends on it: zone, addresses and pod CIDRs", zap.String("node", s.nodeName))

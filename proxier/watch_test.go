@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,10 +15,13 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
+	ktesting "k8s.io/client-go/testing"
 
 	"svcproxy/model"
+	"svcproxy/plan"
 )
 
 // watchAPI runs an APISource on a fake API server.
@@ -86,6 +90,73 @@ func TestAnAPIServerWithoutServiceCIDRsIsFollowedToo(t *testing.T) {
 	if store := watchAPI(t, client); !store.has("web", "web-1") {
 		t.Error("synced without the Service and its slice")
 	}
+}
+
+// Changes of the Node's addresses, pod CIDRs and zone come from the API server to the kernel with no Service
+// having changed, and nothing is programmed before the Node is known.
+func TestTheNodeIsFollowedToTheKernel(t *testing.T) {
+	node := parse[corev1.Node](t, nodeText)
+	client := fake.NewClientset(parse[corev1.Service](t, goodSpec), node)
+	kernel := newFakeKernel()
+	kernel.fail = func(c plan.Change) error {
+		if len(c.Config.NodeAddrs) == 0 {
+			t.Errorf("programmed without the Node: %+v", c.Config)
+		}
+		return nil
+	}
+	p, err := New(Options{
+		Source: NewClientSource(client, "n1", zap.NewNop()), Backends: map[model.Family]Backend{model.IPv4: kernel},
+		Log: zap.NewNop(), NodeName: "n1", Settings: Settings{DetectLocalMode: NodeCIDR},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.Run(ctx) }()
+	becomes := func(zone, cidr, port string) {
+		t.Helper()
+		eventually(t, "the Node's zone, pod CIDR and address "+port, func() bool {
+			kernel.mu.Lock()
+			defer kernel.mu.Unlock()
+			c := kernel.config
+			return c.Zone == zone && slices.Equal(c.Detector.Prefixes, mustPrefixes(cidr)) && slices.Equal(c.NodePorts.Prefixes, mustPrefixes(port))
+		})
+	}
+	becomes("z1", "10.244.1.0/24", "192.0.2.10/32")
+	node = node.DeepCopy()
+	node.Labels[corev1.LabelTopologyZone] = "z2"
+	node.Spec.PodCIDRs = []string{"10.244.7.0/24"}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.99"}}
+	if _, err := client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	becomes("z2", "10.244.7.0/24", "192.0.2.99/32")
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	kernel.obeyed(t)
+}
+
+func TestANodeThatCannotBeReadIsNotWaitedForForever(t *testing.T) {
+	client := fake.NewClientset(parse[corev1.Service](t, goodSpec))
+	client.PrependReactor("list", "nodes", func(ktesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errors.New("forbidden")
+	})
+	log, logs := quiet()
+	source := NewClientSource(client, "n1", log)
+	source.nodeWait = 10 * time.Millisecond
+	store := NewStore("n1")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- source.Run(ctx, store) }()
+	<-store.WaitSynced()
+	if n := logs.FilterMessageSnippet("the Node can't be read").Len(); n != 1 {
+		t.Errorf("said %d times that the Node can't be read", n)
+	}
+	cancel()
+	<-done
 }
 
 func TestTrimmedObjectsConvertAlike(t *testing.T) {
