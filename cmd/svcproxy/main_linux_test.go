@@ -6,16 +6,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	"svcproxy/model"
+	"svcproxy/proxier"
 	"svcproxy/test/nstest"
 )
 
@@ -200,16 +205,110 @@ func TestAModeSwitchLeavesNothingOfTheOtherMode(t *testing.T) {
 func TestBadUsageIsToldApart(t *testing.T) {
 	for _, args := range [][]string{
 		{"rendr"}, {"render"}, {"render", "-f", kubeDNS, "--proxy-mode", "ipvs"}, {"render", "-f", kubeDNS, "-o", "xml"},
-		{"render", "-f", kubeDNS, "--cluster-cidr", "10.0.0.0/33"}, {"dump", "extra"}, {"dump", "--nonsense"},
+		{"dump", "extra"}, {"dump", "--nonsense"},
 		{"run", "--kubeconfig", "a", "--manifests", "b"}, {"run", "--manifests", "b", "--proxy-mode", "ipvs"},
 		{"run", "--manifests", "b", "--log-level", "loud"}, {"run", "--manifests", "b", "--sync-period", "0s"},
 		{"run", "--manifests", ""}, {"run", "--manifests", "b", "--metrics-bind-address", "nonsense"},
 		{"run", "--manifests", "b", "--metrics-bind-address", "127.0.0.1:99999"}, {"run", "--manifests", "b", "--kube-api-qps", "NaN"},
-		{"render", "-f", kubeDNS, "--cluster-cidr", "::ffff:10.0.0.0/112"},
 	} {
 		_, err := run(t, args...)
 		if usage := (usageError{}); !errors.As(err, &usage) {
 			t.Errorf("svcproxy %s: got %v, want a usage error", strings.Join(args, " "), err)
+		}
+	}
+}
+
+// A setting that makes no sense is a usage error that names its flag, in every command that has it.
+func TestBadSettingsNameTheirFlag(t *testing.T) {
+	for _, bad := range [][]string{
+		{"--cluster-cidr", "10.0.0.0/33"}, {"--cluster-cidr", "::ffff:10.0.0.0/112"},
+		{"--detect-local-mode", "clusterCIDR"}, {"--detect-local-mode", ""},
+		{"--pod-bridge-interface", "a/b"}, {"--pod-bridge-interface", "", "--detect-local-mode", "BridgeInterface"},
+		{"--pod-interface-name-prefix", "veth+"}, {"--pod-interface-name-prefix", "", "--detect-local-mode", "InterfaceNamePrefix"},
+		{"--nodeport-addresses", "10.0.0.1"}, {"--nodeport-addresses", "primary,primary"}, {"--nodeport-addresses", "Primary"},
+		{"--iptables-masquerade-bit", "32"}, {"--iptables-masquerade-bit", "-1"}, {"--iptables-localhost-nodeports=maybe"},
+		{"--masquerade-all=maybe"},
+	} {
+		flag, _, _ := strings.Cut(bad[0], "=")
+		for _, command := range [][]string{{"render", "-f", kubeDNS}, {"run", "--manifests", "none", "--netns", "none"}} {
+			args := append(command, bad...)
+			_, err := run(t, args...)
+			if usage := (usageError{}); !errors.As(err, &usage) || !strings.Contains(err.Error(), flag) {
+				t.Errorf("svcproxy %s: got %v, want a usage error that names %s", strings.Join(args, " "), err, flag)
+			}
+		}
+	}
+}
+
+func TestSettingsAreKubeProxysByDefault(t *testing.T) {
+	for mode, want := range map[string]proxier.Settings{
+		"nftables": {Mode: proxier.NFTables, DetectLocalMode: proxier.ClusterCIDR, MasqueradeMark: 1 << 14},
+		"iptables": {Mode: proxier.IPTables, DetectLocalMode: proxier.ClusterCIDR, MasqueradeMark: 1 << 14},
+	} {
+		var f settingFlags
+		f.register(pflag.NewFlagSet("", pflag.ContinueOnError))
+		got, err := f.settings(mode)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, %v, want %+v", mode, got, err, want)
+		}
+	}
+	var f settingFlags
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	f.register(flags)
+	if err := flags.Parse([]string{"--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "cni0", "--pod-interface-name-prefix", "veth",
+		"--cluster-cidr", "10.244.0.0/16,fd00::/48", "--nodeport-addresses", "primary,10.0.0.0/8", "--iptables-localhost-nodeports=false",
+		"--masquerade-all", "--iptables-masquerade-bit", "31"}); err != nil {
+		t.Fatal(err)
+	}
+	want := proxier.Settings{
+		Mode: proxier.IPTables, DetectLocalMode: proxier.BridgeInterface, BridgeInterface: "cni0", InterfaceNamePrefix: "veth",
+		ClusterCIDRs:         []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00::/48")},
+		NodePortAddresses:    proxier.NodePortAddresses{Primary: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+		NoLocalhostNodePorts: true, MasqueradeAll: true, MasqueradeMark: 1 << 31,
+	}
+	if got, err := f.settings("iptables"); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
+
+// A ruleset of nothing, piped into iptables-restore, would be worse than none.
+func TestRenderPrintsNothingWhereNothingCouldBeRead(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken.yaml")
+	if err := os.WriteFile(broken, []byte("kind: [\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{filepath.Join(t.TempDir(), "missing.yaml"), broken} {
+		for _, format := range []string{"text", "json"} {
+			out, err := run(t, "render", "-f", file, "-o", format)
+			if out != "" || err == nil || !strings.Contains(err.Error(), file) {
+				t.Errorf("%s: got %q, %v", file, out, err)
+			}
+		}
+	}
+	if out, err := run(t, "render", "-f", filepath.Join(t.TempDir(), "missing.yaml"), "-f", kubeDNS); err == nil || !strings.Contains(out, "kube-dns") {
+		t.Errorf("with one file of two: got %v and %q", err, out)
+	}
+	if out := mustRun(t, "render", "-f", t.TempDir()); out == "" {
+		t.Error("an empty folder is a cluster without Services, but nothing was printed")
+	}
+}
+
+func TestRenderSaysThatNodeCIDRLacksTheNode(t *testing.T) {
+	for node, want := range map[string]string{"": "is not known", "n1": "has no spec.podCIDRs", "n2": ""} {
+		file := filepath.Join(t.TempDir(), "nodes.yaml")
+		text := "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n2}\nspec: {podCIDRs: [10.244.2.0/24]}\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		root, problems := newRoot(), new(bytes.Buffer)
+		root.SetArgs([]string{"render", "-f", file, "-f", kubeDNS, "--detect-local-mode", "NodeCIDR", "--hostname-override", node})
+		root.SetOut(io.Discard)
+		root.SetErr(problems)
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := problems.String(); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("for the Node %q: said %q, want %q", node, got, want)
 		}
 	}
 }
