@@ -47,7 +47,7 @@ type Cleaner struct {
 	journal journal
 	// settled says that flows of frontends that went before the start are removed.
 	settled bool
-	// host is what the last clean-up went by.
+	// host are the node's own addresses as of late: at others nothing was looked for.
 	host Host
 }
 
@@ -97,9 +97,9 @@ func (c *Cleaner) Clean(ctx context.Context, o Occasion) (Report, error) {
 	}
 	host := NewHost(own)
 	if !wanted && host.within(c.host) {
+		c.host = host
 		return Report{Skipped: true}, nil
 	}
-	// A clean-up that fails half-way must not pass for one that went by the new addresses.
 	w := sweep{table: table, family: c.family, situation: Situation{o.Plan, c.journal.tombstones, host, start}}
 	if err := w.all(ctx); err != nil {
 		c.journal.due = true
