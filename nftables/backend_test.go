@@ -122,7 +122,7 @@ func TestChainsGrowOnlyWithDistinctNumbersOfEndpoints(t *testing.T) {
 			t.Errorf("%d Services: %d chains and %d rules; 5 need %d and %d", n, c, r, chains, rules)
 		}
 	}
-	if want := 4 + 5; chains != want {
+	if want := 8 + 5; chains != want {
 		t.Errorf("%d chains, want %d", chains, want)
 	}
 }
@@ -197,7 +197,7 @@ func TestAnIdleChainThatSomebodyDeletedIsMadeAgain(t *testing.T) {
 func TestAnIdleChainThatSomebodyChangedBalancesAgain(t *testing.T) {
 	b := builder{model.IPv4}
 	three, four := b.service(1, b.endpoints(0, 3), model.TCP), b.service(1, b.endpoints(0, 4), model.TCP)
-	for what, rules := range map[string][]Rule{"emptied": nil, "rule added": append([]Rule{{Foreign: "accept"}}, balanceRules(3)...)} {
+	for what, rules := range map[string][]Rule{"emptied": nil, "rule added": append([]Rule{{Foreign: "accept"}}, settingsOf(b.config()).rules(class{n: 3})...)} {
 		t.Run(what, func(t *testing.T) {
 			h := newHarness(model.IPv4)
 			p := planOf(b.config(), three)

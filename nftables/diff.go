@@ -139,13 +139,13 @@ func (d *Delta) diffRest(have, want *Ruleset) {
 		if _, ok := want.Chains[name]; ok {
 			continue
 		}
-		n, ok := parseBalanceChain(name)
+		class, ok := parseClass(name)
 		switch {
 		case c.Hook != Hook{}:
 			d.baseChains = append(d.baseChains, name)
 		case ok:
 			// The next change may use it, and takes it for whole.
-			if want := (Chain{Rules: balanceRules(n)}); !c.Equal(want) {
+			if want := (Chain{Rules: want.settings.rules(class)}); !c.Equal(want) {
 				d.chains = append(d.chains, namedChain{name, want})
 			}
 			d.idleChains = append(d.idleChains, name)

@@ -132,13 +132,13 @@ func kubeServiceName(chain string) string {
 }
 
 func kubeServiceView(name string, proto model.Protocol) model.ServiceView {
-	_, chain := parseComment(name, proto)
+	_, chain := parseName(name, proto)
 	return model.ServiceView{Name: name, Protocol: proto.String(), Chain: chain, Endpoints: []model.EndpointView{}}
 }
 
 // shares gives each of the endpoints, of which some may be equal, its share.
 func shares(service string, proto model.Protocol, endpoints []plan.Endpoint) []model.EndpointView {
-	name, _ := parseComment(service, proto)
+	name, _ := parseName(service, proto)
 	count := map[plan.Endpoint]int{}
 	for _, e := range endpoints {
 		count[e]++

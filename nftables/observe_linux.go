@@ -94,7 +94,7 @@ func (k *linux) readAll() (*Ruleset, error) {
 		}
 	}
 	for _, spec := range setSpecs(k.family) {
-		if s := r.Sets[spec.Name]; s != nil && s.SetSpec == spec {
+		if s := r.Sets[spec.Name]; s != nil && s.SetSpec == spec && !spec.Learned {
 			if err := check(k.readElements(d, r, s)); err != nil {
 				return nil, err
 			}

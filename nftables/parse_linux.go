@@ -2,9 +2,12 @@ package nftables
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
@@ -18,6 +21,10 @@ const (
 	setElemExpressions = 0x11
 	setConcatFlag      = 0x80
 	setElemCatchall    = 0x2
+	setElemKeyEnd      = 0xa
+
+	// learned are the flags of a map that rules fill.
+	learned = unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL
 )
 
 // attr is a netlink attribute, whose bytes are those of the message.
@@ -121,11 +128,17 @@ func parseSet(m netlink.Message) (s *Set, flaw string, err error) {
 		return nil
 	})
 	s.Map = flags&unix.NFT_SET_MAP != 0
-	s.Interval = flags&unix.NFT_SET_INTERVAL != 0
+	s.Ranges = flags&unix.NFT_SET_INTERVAL != 0 && flags&setConcatFlag != 0
+	s.Interval = flags&unix.NFT_SET_INTERVAL != 0 && !s.Ranges
+	s.Learned = flags&learned == learned
 	if s.Verdict {
 		s.DataLen = 0
 	}
-	if rest := flags &^ (unix.NFT_SET_MAP | unix.NFT_SET_INTERVAL | setConcatFlag); rest != 0 {
+	known := uint32(unix.NFT_SET_MAP | unix.NFT_SET_INTERVAL | setConcatFlag)
+	if s.Learned && s.Name == affinityMap {
+		known |= learned
+	}
+	if rest := flags &^ known; rest != 0 {
 		flaw = fmt.Sprintf("set %s has flags %#x", s.Name, rest)
 	}
 	return s, flaw, err
@@ -158,10 +171,13 @@ func parseElements(m netlink.Message, spec SetSpec, each func(rawElement)) error
 // that it differs from every element that svcproxy makes.
 func parseElement(b []byte, spec SetSpec) (el rawElement, err error) {
 	var odd []string
+	var last string
 	err = attrs(b, func(ad attr) (err error) {
 		switch ad.Type() {
 		case unix.NFTA_SET_ELEM_KEY:
 			el.Key, err = dataValue(ad.Bytes())
+		case setElemKeyEnd:
+			last, err = dataValue(ad.Bytes())
 		case unix.NFTA_SET_ELEM_DATA:
 			if spec.Verdict {
 				el.Data, err = dataVerdict(ad.Bytes())
@@ -179,6 +195,9 @@ func parseElement(b []byte, spec SetSpec) (el rawElement, err error) {
 		}
 		return err
 	})
+	if spec.Ranges {
+		el.Key += cmp.Or(last, el.Key)
+	}
 	if len(odd) > 0 {
 		el.Data += " with " + strings.Join(odd, ", ")
 	}
@@ -288,6 +307,9 @@ func parseExpr(f model.Family, b []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if name == "byteorder" {
+		return parseByteorder(data)
+	}
 	e := newExpr(name, data)
 	if e == nil {
 		return name, nil
@@ -296,6 +318,27 @@ func parseExpr(f model.Family, b []byte) (any, error) {
 		return nil, fmt.Errorf("expression %s: %w", name, err)
 	}
 	return normal(e), nil
+}
+
+// parseByteorder reads what google/nftables only writes.
+func parseByteorder(data []byte) (any, error) {
+	e := &expr.Byteorder{}
+	err := attrs(data, func(ad attr) error {
+		switch ad.Type() {
+		case unix.NFTA_BYTEORDER_SREG:
+			e.SourceRegister = ad.Uint32()
+		case unix.NFTA_BYTEORDER_DREG:
+			e.DestRegister = ad.Uint32()
+		case unix.NFTA_BYTEORDER_OP:
+			e.Op = expr.ByteorderOp(ad.Uint32())
+		case unix.NFTA_BYTEORDER_LEN:
+			e.Len = ad.Uint32()
+		case unix.NFTA_BYTEORDER_SIZE:
+			e.Size = ad.Uint32()
+		}
+		return nil
+	})
+	return e, err
 }
 
 func newExpr(name string, data []byte) expr.Any {
@@ -320,6 +363,10 @@ func newExpr(name string, data []byte) expr.Any {
 		return &expr.Masq{}
 	case "reject":
 		return &expr.Reject{}
+	case "fib":
+		return &expr.Fib{}
+	case "dynset":
+		return &expr.Dynset{}
 	case "immediate":
 		if isVerdict(data) {
 			return &expr.Verdict{}
@@ -361,11 +408,9 @@ func normal(e expr.Any) expr.Any {
 // recognise returns the rule that has these expressions.
 func recognise(f model.Family, found []any) Rule {
 	have := describe(found)
-	for kind := Dispatch; kind <= MasqueradeAll; kind++ {
-		r := Rule{Kind: kind}
-		if kind == Balance {
-			r.Modulus = modulus(found)
-		}
+	said := parameters(found)
+	for kind := Dispatch; kind < ruleKinds; kind++ {
+		r := said.of(kind)
 		var want []any
 		for _, e := range r.exprs(f) {
 			want = append(want, e)
@@ -377,13 +422,79 @@ func recognise(f model.Family, found []any) Rule {
 	return Rule{Foreign: have}
 }
 
-func modulus(found []any) uint32 {
+// said is what expressions say that a rule's parameters could be.
+type said struct {
+	Rule
+	firstMask uint32
+}
+
+// of returns a rule of a kind with the parameters that the kind has.
+func (s said) of(kind RuleKind) Rule {
+	switch r := (Rule{Kind: kind}); kind {
+	case Dispatch:
+		r.NodePort = s.NodePort
+		return r
+	case DispatchOutside:
+		r.NotPods, r.NodePort = s.NotPods, s.NodePort
+		return r
+	case Mark:
+		r.NotPods, r.Mark = s.NotPods, s.Mark
+		return r
+	case Stick:
+		r.NodePort, r.Offset, r.Timeout = s.NodePort, s.Offset, s.Timeout
+		return r
+	case PickAndStick:
+		r.NodePort, r.Modulus, r.Offset, r.Timeout = s.NodePort, s.Modulus, s.Offset, s.Timeout
+		return r
+	case Balance:
+		r.NodePort, r.Modulus, r.Offset = s.NodePort, s.Modulus, s.Offset
+		return r
+	case MasqueradeMarked:
+		r.Mark = s.firstMask
+		return r
+	default:
+		return r
+	}
+}
+
+func parameters(found []any) (s said) {
+	byName := false
 	for _, e := range found {
-		if n, ok := e.(*expr.Numgen); ok {
-			return n.Modulus
+		switch e := e.(type) {
+		case *expr.Numgen:
+			s.Modulus, s.Offset = e.Modulus, e.Offset
+		case *expr.Dynset:
+			s.Timeout = uint32(e.Timeout / time.Second)
+		case *expr.Bitwise:
+			s.NodePort = !slices.ContainsFunc(e.Mask, func(b byte) bool { return b != 0 })
+			if len(e.Xor) == 4 && len(e.Mask) == 4 {
+				s.Mark = binary.NativeEndian.Uint32(e.Xor)
+				s.firstMask = cmp.Or(s.firstMask, binary.NativeEndian.Uint32(e.Mask))
+			}
+		case *expr.Meta:
+			byName = e.Key == expr.MetaKeyIIFNAME
+		case *expr.Cmp:
+			if byName {
+				s.NotPods = interfaceName(e.Data)
+			}
+			byName = false
+		case *expr.Lookup:
+			if e.Invert && e.SetName == podNetsSet {
+				s.NotPods = fromPodNets
+			}
 		}
 	}
-	return 0
+	return s
+}
+
+// interfaceName returns the name that is compared with an interface's, ending in "+" if it is only the
+// beginning of one.
+func interfaceName(data []byte) string {
+	name, _, whole := bytes.Cut(data, []byte{0})
+	if whole {
+		return string(name)
+	}
+	return string(name) + "+"
 }
 
 // describe writes expressions so that two lists are equal just if their descriptions are.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"time"
 
 	"svcproxy/model"
 	"svcproxy/plan"
@@ -36,12 +37,14 @@ func (b builder) endpoints(from, n int) []plan.Endpoint {
 }
 
 func (b builder) config() plan.Config {
-	if b.family == model.IPv4 {
-		return plan.Config{Family: b.family, Detector: plan.Detector{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}},
-			ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
+	pods, services := "10.128.0.0/9", "10.96.0.0/12"
+	if b.family == model.IPv6 {
+		pods, services = "fd00:244::/64", "fd00:96::/108"
 	}
-	return plan.Config{Family: b.family, Detector: plan.Detector{Prefixes: []netip.Prefix{netip.MustParsePrefix("fd00:244::/64")}},
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("fd00:96::/108")}}
+	return plan.Config{Family: b.family, NodeName: "here", GuardClusterIPs: true, MasqueradeMark: plan.DefaultMasqueradeMark,
+		Detector:     plan.Detector{Prefixes: []netip.Prefix{netip.MustParsePrefix(pods)}},
+		NodePorts:    plan.NodePorts{All: true},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix(services)}}
 }
 
 // service returns a Service with one port per protocol, at the i-th ClusterIP.
@@ -103,3 +106,84 @@ func (b builder) random(r *rand.Rand, i int) *plan.Service {
 
 // prefixBehind returns the prefix of the same length that follows.
 func prefixBehind(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(addrOf(behind(p)), p.Bits()) }
+
+// own returns the i-th of the node's own addresses.
+func (b builder) own(i int) netip.Addr {
+	if b.family == model.IPv4 {
+		return netip.AddrFrom4([4]byte{192, 0, 2, 1 + byte(i)})
+	}
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:2::%x", 1+i))
+}
+
+// outer returns the i-th address outside the cluster, whose prefix of the given length has many.
+func (b builder) outer(i int) netip.Addr {
+	if b.family == model.IPv4 {
+		return netip.AddrFrom4([4]byte{198, 51, 100, 1 + byte(i)})
+	}
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:51::%x", 1+i))
+}
+
+// configs are configurations that between them have every rule of the base chains.
+func (b builder) configs() map[string]plan.Config {
+	change := func(f func(c *plan.Config)) plan.Config {
+		c := b.config()
+		c.NodeAddrs = []netip.Addr{b.own(0)}
+		f(&c)
+		return c
+	}
+	return map[string]plan.Config{
+		"pods by prefix":    change(func(*plan.Config) {}),
+		"pods by interface": change(func(c *plan.Config) { c.Detector = plan.Detector{Interface: "cni0"} }),
+		"pods by interfaces": change(func(c *plan.Config) {
+			c.Detector, c.NodePorts = plan.Detector{Interface: "veth+"}, plan.NodePorts{Prefixes: []netip.Prefix{netip.PrefixFrom(b.own(0), b.own(0).BitLen())}}
+		}),
+		"no pods":        change(func(c *plan.Config) { c.Detector, c.NodePorts = plan.Detector{}, plan.NodePorts{} }),
+		"masquerade all": change(func(c *plan.Config) { c.MasqueradeAll, c.MasqueradeMark, c.GuardClusterIPs = true, 1<<20, false }),
+	}
+}
+
+// inputs returns Services with every kind of frontend, policy and endpoint.
+func (b builder) inputs(r *rand.Rand, n int) []plan.Input {
+	var out []plan.Input
+	for i := range n {
+		out = append(out, b.input(r, i))
+	}
+	return out
+}
+
+func (b builder) input(r *rand.Rand, i int) plan.Input {
+	coin := func() bool { return r.IntN(2) == 0 }
+	s := &model.Service{Name: serviceName(i), ClusterIPs: []netip.Addr{b.vip(i)}, ExternalLocal: coin(), InternalLocal: r.IntN(4) == 0}
+	if r.IntN(3) == 0 {
+		s.Affinity = []time.Duration{time.Hour, 3 * time.Hour}[r.IntN(2)]
+	}
+	for range r.IntN(3) {
+		s.ExternalIPs = append(s.ExternalIPs, []netip.Addr{b.outer(r.IntN(4)), b.own(r.IntN(2))}[r.IntN(2)])
+	}
+	for range r.IntN(3) {
+		s.LoadBalancerIPs = append(s.LoadBalancerIPs, []netip.Addr{b.outer(100 + r.IntN(4)), b.own(r.IntN(2))}[r.IntN(2)])
+	}
+	for range r.IntN(3) {
+		from := []netip.Addr{b.outer(r.IntN(4)), b.own(0), b.endpoint(r.IntN(6)).Addr}[r.IntN(3)]
+		p, _ := from.Prefix(from.BitLen() - r.IntN(9))
+		s.SourceRanges = append(s.SourceRanges, p)
+	}
+	sl := &model.Slice{Name: model.SliceName{Namespace: "test", Name: s.Name.Name}, Service: s.Name, Family: b.family}
+	for k, proto := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
+		if k > 0 && coin() {
+			continue
+		}
+		name := "p" + proto.String()
+		port := model.ServicePort{Name: name, Protocol: proto, Port: 80 + uint16(r.IntN(3))}
+		if coin() {
+			port.NodePort = 78 + uint16(r.IntN(5)) // as low as Services' own ports, which come first
+		}
+		s.Ports = append(s.Ports, port)
+		sl.Ports = append(sl.Ports, model.SlicePort{Name: name, Protocol: proto, Port: 8080})
+	}
+	for range r.IntN(5) {
+		e := model.Endpoint{Addr: b.endpoint(r.IntN(6)).Addr, Ready: true, Serving: true, NodeName: []string{"here", "there"}[r.IntN(2)]}
+		sl.Endpoints = append(sl.Endpoints, e)
+	}
+	return plan.Input{Name: s.Name, Service: s, Slices: []*model.Slice{sl}}
+}

@@ -20,95 +20,204 @@ func Render(p *plan.Plan) (*Ruleset, error) {
 
 // fragment is a Service's part of a ruleset.
 type fragment struct {
-	services, endpoints []KeyedElement
+	// own are the elements of the sets in ownSets.
+	own [len(ownSets)][]KeyedElement
 	// clusterIPs and hairpins are the addresses, in the kernel's bytes, whose elements the Service shares
 	// with others.
 	clusterIPs, hairpins []string
-	// classes are the numbers of endpoints for which it needs a chain.
-	classes []uint32
+	// classes are those of which it needs the chains.
+	classes []class
 }
 
 // render returns a Service's part of a ruleset. The error is a *plan.ServiceError.
-func render(f model.Family, s *plan.Service) (*fragment, error) {
+func render(c *plan.Config, s *plan.Service) (*fragment, error) {
 	out := &fragment{}
 	for i := range s.Ports {
-		if err := out.add(f, &s.Ports[i]); err != nil {
-			return nil, &plan.ServiceError{Service: s.Name, Err: err}
+		if err := out.add(c, &s.Ports[i]); err != nil {
+			return nil, &plan.ServiceError{Service: s.Name, Err: fmt.Errorf("port %s: %w", s.Ports[i].Name, err)}
 		}
 	}
 	return out, nil
 }
 
-func (fr *fragment) add(f model.Family, p *plan.ServicePort) error {
-	endpoints := slices.Concat(p.Endpoints, p.Local)
-	n := uint32(len(endpoints))
-	balanced := slices.ContainsFunc(p.Frontends, func(fe plan.Frontend) bool { return fe.Outside.Action == plan.Balance })
-	var data []string
-	if balanced {
-		for _, e := range endpoints {
-			if model.FamilyOf(e.Addr) != f || e.Port == 0 {
-				return fmt.Errorf("port %s: endpoint %s is no %s endpoint", p.Name, e.AddrPort(), f)
-			}
-		}
-		data = endpointData(endpoints)
-		fr.classes = append(fr.classes, n)
-		for i, d := range data {
-			if !endpoints[i].Remote {
-				fr.hairpins = append(fr.hairpins, d[:f.Bits()/8])
-			}
-		}
+// list is one of a Service port's lists of endpoints, in the kernel's bytes.
+type list struct {
+	offset uint32
+	data   []string
+	// id and ids name the list and its endpoints to the session affinity, and are empty without one.
+	id  string
+	ids []string
+}
+
+func (fr *fragment) add(c *plan.Config, p *plan.ServicePort) error {
+	var ids map[netip.AddrPort]string
+	if p.Affinity > 0 {
+		ids = endpointIDs(p)
 	}
-	name := comment(p.Name)
-	for _, fe := range p.Frontends {
-		if err := checkFrontend(f, p, fe); err != nil {
-			return err
+	cluster, err := fr.list(c.Family, p, false, ids)
+	if err != nil {
+		return err
+	}
+	local, err := fr.list(c.Family, p, true, ids)
+	if err != nil {
+		return err
+	}
+	listOf := func(r plan.Route) *list {
+		if r.Local {
+			return local
 		}
-		key := frontendKey(fe.FrontendKey)
-		el := Element{Comment: name}
-		switch fe.Outside.Action {
-		case plan.Reject:
-			el.Data = "goto " + noEndpointsChain
-		case plan.Drop:
-			el.Data = "drop"
-		case plan.Balance:
-			el.Data = "goto " + balanceChain(n)
-			fr.endpoints = slices.Grow(fr.endpoints, len(data))
-			for i, k := range endpointKeys(key, n) {
-				fr.endpoints = append(fr.endpoints, KeyedElement{k, Element{Data: data[i]}})
+		return cluster
+	}
+	for _, fe := range p.Frontends {
+		d, err := dispatchOf(fe, c.Detector.Detects())
+		if err == nil {
+			err = checkFrontend(c.Family, p, fe, d)
+		}
+		if err != nil {
+			return fmt.Errorf("frontend %s %s: %w", fe.Protocol, netip.AddrPortFrom(fe.Addr, fe.Port), err)
+		}
+		key := frontendKey(c.Family, fe.FrontendKey)
+		text := comment(p.Name, fe.Kind)
+		fr.dispatch(ownServices, KeyedElement{key, Element{Comment: text}}, p, fe.Kind, d.all, d.masq)
+		if d.all.Action == plan.Balance {
+			fr.lead(key, listOf(d.all))
+		}
+		if d.apart {
+			masq := masqNone
+			if d.outside.Masquerade {
+				masq = masqAll
+			}
+			fr.dispatch(ownServicesOutside, KeyedElement{key, Element{Comment: text}}, p, fe.Kind, d.outside, masq)
+			if d.outside.Action == plan.Balance && (d.all.Action != plan.Balance || d.all.Local != d.outside.Local) {
+				fr.lead(key, listOf(d.outside))
 			}
 		}
-		fr.services = append(fr.services, KeyedElement{key, el})
-		fr.clusterIPs = append(fr.clusterIPs, key[:f.Bits()/8])
+		switch fe.Kind {
+		case plan.ClusterIP:
+			fr.clusterIPs = append(fr.clusterIPs, key[:c.Family.Bits()/8])
+		case plan.LoadBalancer:
+			fr.limit(key, fe.Addr, p)
+		}
 	}
 	return nil
 }
 
-// checkFrontend tells what keeps a frontend from being an element.
-func checkFrontend(f model.Family, p *plan.ServicePort, fe plan.Frontend) error {
-	var err error
-	switch {
-	case !fe.Addr.IsValid() || model.FamilyOf(fe.Addr) != f:
-		err = fmt.Errorf("address is not of %s", f)
-	case fe.Addr.IsUnspecified():
-		err = errors.New("address is unspecified")
-	case fe.Kind != plan.ClusterIP:
-		err = fmt.Errorf("frontend is of an unknown kind %d", fe.Kind)
-	case fe.Outside.Action == plan.Balance && len(p.Endpoints)+len(p.Local) == 0:
-		err = errors.New("nothing to balance over")
-	case fe.Outside.Action > plan.Drop:
-		err = fmt.Errorf("unknown action %d", fe.Outside.Action)
+// list takes in one of a port's lists, if it has endpoints.
+func (fr *fragment) list(f model.Family, p *plan.ServicePort, local bool, ids map[netip.AddrPort]string) (*list, error) {
+	endpoints, l := p.Endpoints, &list{}
+	if local {
+		endpoints, l.offset = p.Local, localOffset
 	}
-	if err != nil {
-		return fmt.Errorf("port %s: frontend %s %s: %w", p.Name, fe.Protocol, netip.AddrPortFrom(fe.Addr, fe.Port), err)
+	if len(endpoints) >= localOffset {
+		return nil, fmt.Errorf("%d endpoints: there is room for %d", len(endpoints), localOffset-1)
+	}
+	for _, e := range endpoints {
+		if model.FamilyOf(e.Addr) != f || e.Port == 0 {
+			return nil, fmt.Errorf("endpoint %s is no %s endpoint", e.AddrPort(), f)
+		}
+	}
+	l.data = endpointData(endpoints)
+	for i, d := range l.data {
+		if !endpoints[i].Remote {
+			fr.hairpins = append(fr.hairpins, d[:f.Bits()/8])
+		}
+	}
+	if p.Affinity > 0 {
+		l.id = listID(p.Name, local)
+		for _, e := range endpoints {
+			l.ids = append(l.ids, ids[e.AddrPort()])
+		}
+	}
+	return l, nil
+}
+
+// dispatch adds the element that does what a route says.
+func (fr *fragment) dispatch(set int, el KeyedElement, p *plan.ServicePort, kind plan.FrontendKind, r plan.Route, masq masquerade) {
+	switch r.Action {
+	case plan.Reject:
+		el.Data = "goto " + noEndpointsChain
+	case plan.Drop:
+		el.Data = "drop"
+	case plan.Balance:
+		c := classOf(p, kind, r, masq)
+		el.Data = "goto " + c.chain()
+		fr.classes = append(fr.classes, c)
+	}
+	fr.own[set] = append(fr.own[set], el)
+}
+
+// lead adds the elements by which a frontend leads to a list.
+func (fr *fragment) lead(key string, l *list) {
+	n := uint32(len(l.data))
+	keys := endpointKeys(key, l.offset, n)
+	fr.own[ownEndpoints] = slices.Grow(fr.own[ownEndpoints], len(keys))
+	for i, k := range keys {
+		fr.own[ownEndpoints] = append(fr.own[ownEndpoints], KeyedElement{k, Element{Data: l.data[i]}})
+	}
+	if l.id == "" {
+		return
+	}
+	fr.own[ownAffinityLists] = append(fr.own[ownAffinityLists], KeyedElement{endpointKey(key, l.offset), Element{Data: l.id}})
+	for i, k := range keys {
+		fr.own[ownAffinityPicks] = append(fr.own[ownAffinityPicks], KeyedElement{k, Element{Data: l.ids[i]}})
+		bound := KeyedElement{key + l.ids[i], Element{Data: l.data[i]}}
+		if !slices.Contains(fr.own[ownAffinityEndpoints], bound) { // both lists may have it
+			fr.own[ownAffinityEndpoints] = append(fr.own[ownAffinityEndpoints], bound)
+		}
+	}
+}
+
+// limit adds the elements that let only some sources use a load balancer.
+func (fr *fragment) limit(key string, addr netip.Addr, p *plan.ServicePort) {
+	if len(p.SourceRanges) == 0 {
+		return
+	}
+	fr.own[ownLimited] = append(fr.own[ownLimited], KeyedElement{Key: key})
+	ranges := p.SourceRanges
+	if own := netip.PrefixFrom(addr, addr.BitLen()); p.OwnSource {
+		ranges = append(slices.Clone(ranges), own)
+	}
+	for _, r := range disjoint(model.FamilyOf(addr), ranges) {
+		span := key + addrKey(r.Addr()) + key + addrKey(lastOf(r))
+		fr.own[ownSourceRanges] = append(fr.own[ownSourceRanges], KeyedElement{Key: span})
+	}
+}
+
+// checkFrontend tells what keeps a frontend from being an element.
+func checkFrontend(f model.Family, p *plan.ServicePort, fe plan.Frontend, d dispatch) error {
+	switch {
+	case fe.Kind > plan.NodePort:
+		return fmt.Errorf("unknown kind %d", fe.Kind)
+	case fe.Kind == plan.NodePort && fe.Addr.IsValid():
+		return errors.New("a node port has no address of its own")
+	case fe.Kind == plan.NodePort:
+	case !fe.Addr.IsValid() || model.FamilyOf(fe.Addr) != f:
+		return fmt.Errorf("address is not of %s", f)
+	case fe.Addr.IsUnspecified():
+		return errors.New("address is unspecified")
+	}
+	for _, r := range []plan.Route{d.all, d.outside} {
+		switch {
+		case r.Action > plan.Drop:
+			return fmt.Errorf("unknown action %d", r.Action)
+		case r.Action == plan.Balance && len(p.List(r)) == 0:
+			return errors.New("nothing to balance over")
+		}
 	}
 	return nil
 }
 
 // Keys and data are concatenations in the kernel's registers: each field is padded to 4 bytes, addresses and
-// ports are in network order, and an index is in the machine's own, as numgen leaves it.
+// ports are in network order, and an index is in the machine's own, as numgen leaves it. A node port has the
+// unspecified address, as the rules that look for one mask the destination's away.
 
-func frontendKey(k plan.FrontendKey) string {
-	b := appendAddr(make([]byte, 0, 24), k.Addr)
+func frontendKey(f model.Family, k plan.FrontendKey) string {
+	b := make([]byte, 0, 24)
+	if k.Addr.IsValid() {
+		b = appendAddr(b, k.Addr)
+	} else {
+		b = append(b, make([]byte, f.Bits()/8)...)
+	}
 	b = append(b, byte(k.Protocol), 0, 0, 0)
 	return string(appendPort(b, k.Port))
 }
@@ -130,13 +239,13 @@ func endpointKey(frontend string, index uint32) string {
 	return string(binary.NativeEndian.AppendUint32([]byte(frontend), index))
 }
 
-// endpointKeys returns the keys of a frontend's first n indices. They share their memory, as does the data
+// endpointKeys returns the keys of n indices of a frontend. They share their memory, as does the data
 // of its endpoints: there are many of both.
-func endpointKeys(frontend string, n uint32) []string {
+func endpointKeys(frontend string, first, n uint32) []string {
 	size := len(frontend) + 4
 	b := make([]byte, 0, size*int(n))
 	for i := range n {
-		b = binary.NativeEndian.AppendUint32(append(b, frontend...), i)
+		b = binary.NativeEndian.AppendUint32(append(b, frontend...), first+i)
 	}
 	return cut(string(b), size)
 }
@@ -163,23 +272,28 @@ func cut(s string, size int) []string {
 
 func addrKey(a netip.Addr) string { return string(appendAddr(make([]byte, 0, 16), a)) }
 
-// intervals returns prefixes as the elements of an interval set. A prefix inside another is left out, as the
-// kernel takes no overlaps.
-func intervals(f model.Family, prefixes []netip.Prefix) []KeyedElement {
-	var kept []netip.Prefix
+// disjoint returns the prefixes of a family in order, without those inside others, as the kernel takes no
+// overlaps.
+func disjoint(f model.Family, prefixes []netip.Prefix) []netip.Prefix {
+	var sorted, out []netip.Prefix
 	for _, p := range prefixes {
 		if p.IsValid() && model.FamilyOf(p.Addr()) == f {
-			kept = append(kept, p.Masked())
+			sorted = append(sorted, p.Masked())
 		}
 	}
-	slices.SortFunc(kept, netip.Prefix.Compare)
-	var out []KeyedElement
-	var last netip.Prefix
-	for _, p := range kept {
-		if last.IsValid() && last.Overlaps(p) {
-			continue
+	slices.SortFunc(sorted, netip.Prefix.Compare)
+	for _, p := range sorted {
+		if n := len(out); n == 0 || !out[n-1].Overlaps(p) {
+			out = append(out, p)
 		}
-		last = p
+	}
+	return out
+}
+
+// intervals returns prefixes as the elements of an interval set.
+func intervals(f model.Family, prefixes []netip.Prefix) []KeyedElement {
+	var out []KeyedElement
+	for _, p := range disjoint(f, prefixes) {
 		out = append(out, KeyedElement{addrKey(p.Addr()), Element{Data: behind(p)}})
 	}
 	return out
@@ -187,14 +301,19 @@ func intervals(f model.Family, prefixes []netip.Prefix) []KeyedElement {
 
 // behind returns the first address after a prefix, or "" if it ends with the last address there is.
 func behind(p netip.Prefix) string {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	last, _ := netip.AddrFromSlice(b)
-	next := last.Next()
+	next := lastOf(p).Next()
 	if !next.IsValid() {
 		return ""
 	}
 	return addrKey(next)
+}
+
+// lastOf returns the last address of a prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	last, _ := netip.AddrFromSlice(b)
+	return last
 }

@@ -18,6 +18,8 @@ type Ruleset struct {
 	Exists bool
 	Chains map[string]Chain
 	Sets   map[string]*Set
+	// settings are what chains of classes are written with; a ruleset that was observed has none.
+	settings settings
 	// Flaw says what about an observed table cannot be put right piece by piece: it must be made anew.
 	Flaw string
 }
@@ -37,6 +39,15 @@ type Hook struct {
 	Drop bool
 }
 
+// Types and priorities of the base chains. Sources are tested before the NAT of any owner.
+const (
+	natType, filterType = "nat", "filter"
+
+	natPriority       = -100
+	filterPriority    = -110
+	sourceNATPriority = 100
+)
+
 // Numbers of the hooks in use, enum nf_inet_hooks of the kernel.
 const (
 	hookPrerouting  = 0
@@ -53,16 +64,21 @@ type Set struct {
 	// Size is the most elements that fit, 0 for no limit. It is chosen with room to grow and does not
 	// matter for equality.
 	Size uint32
-	// Elements are by their key, in the kernel's bytes. In an interval set the key is the first address.
+	// Elements are by their key, in the kernel's bytes. In an interval set the key is the first address, in a
+	// set of ranges the first key with the last one behind it.
 	Elements map[string]Element
 }
 
 // SetSpec is what tells one set from another, its elements and size apart.
 type SetSpec struct {
-	Name     string
-	Map      bool
-	Verdict  bool
-	Interval bool
+	Name    string
+	Map     bool
+	Verdict bool
+	// Interval is a set of intervals of one address, Ranges one of concatenations that have intervals.
+	Interval, Ranges bool
+	// Learned is a map that the rules themselves fill, and the kernel empties after a while. Its elements are
+	// nobody's business: they are neither read nor compared.
+	Learned bool
 	// KeyLen and DataLen are in bytes. DataLen is 0 in sets and verdict maps.
 	KeyLen, DataLen uint32
 }

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"maps"
+	"net/netip"
 
 	"svcproxy/model"
 	"svcproxy/plan"
@@ -20,11 +21,11 @@ type state struct {
 // refs counts how many Services need each shared element or chain.
 type refs struct {
 	clusterIPs, hairpins map[string]int
-	classes              map[uint32]int
+	classes              map[class]int
 }
 
 func newRefs(clusterIPs, hairpins int) refs {
-	return refs{make(map[string]int, clusterIPs), make(map[string]int, hairpins), map[uint32]int{}}
+	return refs{make(map[string]int, clusterIPs), make(map[string]int, hairpins), map[class]int{}}
 }
 
 // count adds n for each of what a fragment needs.
@@ -61,6 +62,7 @@ func newState(c plan.Config, services map[model.ServiceName]*plan.Service) (*sta
 	st := &state{config: c, services: make(map[model.ServiceName]*plan.Service, len(services)), elements: map[string]int{},
 		refs: newRefs(expect[clusterIPsSet], expect[hairpinSet])}
 	r := newRuleset(c.Family)
+	r.settings = settingsOf(c)
 	for _, spec := range setSpecs(r.Family) {
 		r.Sets[spec.Name] = &Set{SetSpec: spec, Elements: make(map[string]Element, expect[spec.Name])}
 	}
@@ -68,7 +70,7 @@ func newState(c plan.Config, services map[model.ServiceName]*plan.Service) (*sta
 		if s == nil {
 			continue
 		}
-		fr, err := render(c.Family, s)
+		fr, err := render(&c, s)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -120,35 +122,48 @@ func (st *state) same(o *state) bool {
 
 // addConfig adds what depends on the configuration alone.
 func (r *Ruleset) addConfig(c plan.Config) {
-	for _, el := range intervals(r.Family, c.Detector.Prefixes) {
-		r.Sets[podNetsSet].Elements[el.Key] = el.Element
+	addrs := c.NodePorts.Prefixes
+	if c.NodePorts.All {
+		addrs = []netip.Prefix{netip.PrefixFrom(anyAddr(c.Family), 0)}
 	}
-	for _, el := range intervals(r.Family, c.ServiceCIDRs) {
-		r.Sets[serviceCIDRsSet].Elements[el.Key] = el.Element
+	for set, prefixes := range map[string][]netip.Prefix{podNetsSet: c.Detector.Prefixes, nodePortNetsSet: addrs, serviceCIDRsSet: c.ServiceCIDRs} {
+		for _, el := range intervals(r.Family, prefixes) {
+			r.Sets[set].Elements[el.Key] = el.Element
+		}
 	}
-	dispatch := []Rule{{Kind: Dispatch}, {Kind: UnknownPort}, {Kind: Unallocated}}
-	masquerade := []Rule{{Kind: MasqueradeHairpin}}
-	switch {
-	case c.MasqueradeAll:
-		masquerade = append(masquerade, Rule{Kind: MasqueradeAll})
-	case len(r.Sets[podNetsSet].Elements) > 0:
-		masquerade = append(masquerade, Rule{Kind: MasqueradeOutside})
+	output := []Rule{{Kind: Dispatch}}
+	if len(addrs) > 0 {
+		output = append(output, Rule{Kind: NodePorts})
 	}
-	nat := func(number uint32, priority int32) Hook { return Hook{Type: "nat", Number: number, Priority: priority} }
-	r.Chains[preroutingChain] = Chain{nat(hookPrerouting, -100), dispatch}
-	r.Chains[outputChain] = Chain{nat(hookOutput, -100), dispatch}
-	r.Chains[postroutingChain] = Chain{nat(hookPostrouting, 100), masquerade}
+	if c.GuardClusterIPs {
+		output = append(output, Rule{Kind: UnknownPort}, Rule{Kind: Unallocated})
+	}
+	prerouting := append([]Rule{{Kind: DispatchOutside, NotPods: r.settings.pods}}, output...)
+	r.Chains[preroutingChain] = Chain{Hook{natType, hookPrerouting, natPriority, false}, prerouting}
+	r.Chains[outputChain] = Chain{Hook{natType, hookOutput, natPriority, false}, output}
+	r.Chains[postroutingChain] = Chain{Hook{natType, hookPostrouting, sourceNATPriority, false},
+		[]Rule{{Kind: MasqueradeMarked, Mark: r.settings.mark}, {Kind: MasqueradeHairpin}}}
+	r.Chains[preroutingFilterChain] = Chain{Hook{filterType, hookPrerouting, filterPriority, false}, []Rule{{Kind: Limited}}}
+	r.Chains[outputFilterChain] = Chain{Hook{filterType, hookOutput, filterPriority, false}, []Rule{{Kind: Limited}}}
+	r.Chains[sourceRangesChain] = Chain{Rules: []Rule{{Kind: AllowedSource}, {Kind: Drop}}}
+	r.Chains[nodePortsChain] = Chain{Rules: []Rule{{Kind: DispatchOutside, NotPods: r.settings.pods, NodePort: true}, {Kind: Dispatch, NodePort: true}}}
 	r.Chains[noEndpointsChain] = Chain{Rules: []Rule{{Kind: ResetTCP}, {Kind: Unreachable}}}
+}
+
+func anyAddr(f model.Family) netip.Addr {
+	if f == model.IPv4 {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
 }
 
 // addOwn adds the elements that a Service shares with none.
 func (r *Ruleset) addOwn(fr *fragment) {
-	services, endpoints := r.Sets[servicesMap], r.Sets[endpointsMap]
-	for _, el := range fr.services {
-		services.Elements[el.Key] = el.Element
-	}
-	for _, el := range fr.endpoints {
-		endpoints.Elements[el.Key] = el.Element
+	for i, elements := range fr.own {
+		set := r.Sets[ownSets[i]]
+		for _, el := range elements {
+			set.Elements[el.Key] = el.Element
+		}
 	}
 }
 
@@ -156,7 +171,7 @@ func (r *Ruleset) addClusterIP(addr string) { r.Sets[clusterIPsSet].Elements[add
 
 func (r *Ruleset) addHairpin(addr string) { r.Sets[hairpinSet].Elements[addr+addr] = Element{} }
 
-func (r *Ruleset) addClass(n uint32) { r.Chains[balanceChain(n)] = Chain{Rules: balanceRules(n)} }
+func (r *Ruleset) addClass(c class) { r.Chains[c.chain()] = Chain{Rules: r.settings.rules(c)} }
 
 // step is a change of a state, computed but not yet made.
 type step struct {
@@ -173,8 +188,9 @@ func (st *state) change(services map[model.ServiceName]*plan.Service) (*step, er
 	f := st.config.Family
 	s := &step{services: map[model.ServiceName]*plan.Service{}, refs: newRefs(0, 0), elements: map[string]int{},
 		have: newRuleset(f), want: newRuleset(f)}
+	s.have.settings, s.want.settings = settingsOf(st.config), settingsOf(st.config)
 	for _, spec := range setSpecs(f) {
-		if !spec.Interval {
+		if !spec.Interval && !spec.Learned {
 			s.have.addSet(spec)
 			s.want.addSet(spec)
 		}
@@ -186,14 +202,14 @@ func (st *state) change(services map[model.ServiceName]*plan.Service) (*step, er
 		}
 		s.services[name] = next
 		if last != nil {
-			fr, err := render(f, last)
+			fr, err := render(&st.config, last)
 			if err != nil {
 				return nil, err
 			}
 			s.replace(s.have, fr, -1)
 		}
 		if next != nil {
-			fr, err := render(f, next)
+			fr, err := render(&st.config, next)
 			if err != nil {
 				return nil, err
 			}
@@ -208,8 +224,9 @@ func (st *state) change(services map[model.ServiceName]*plan.Service) (*step, er
 func (s *step) replace(side *Ruleset, fr *fragment, n int) {
 	side.addOwn(fr)
 	s.refs.count(fr, n)
-	s.elements[servicesMap] += n * len(fr.services)
-	s.elements[endpointsMap] += n * len(fr.endpoints)
+	for i, elements := range fr.own {
+		s.elements[ownSets[i]] += n * len(elements)
+	}
 }
 
 // share takes in the shared elements and the chains whose counts change.

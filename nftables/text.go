@@ -30,10 +30,10 @@ func (r *Ruleset) Text() string {
 
 // compareChains orders lb-10 after lb-9.
 func compareChains(a, b string) int {
-	m, aok := parseBalanceChain(a)
-	n, bok := parseBalanceChain(b)
+	m, aok := parseClass(a)
+	n, bok := parseClass(b)
 	if aok && bok {
-		return int(int64(m) - int64(n))
+		return m.compare(n)
 	}
 	return strings.Compare(a, b)
 }
@@ -68,8 +68,11 @@ func (r *Ruleset) writeSet(b *strings.Builder, s *Set) {
 		kind = "map"
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttypeof %s\n", kind, s.Name, r.typeOf(s.Name))
-	if s.Interval {
+	switch {
+	case s.Interval || s.Ranges:
 		b.WriteString("\t\tflags interval\n")
+	case s.Learned:
+		b.WriteString("\t\tflags dynamic,timeout\n")
 	}
 	if s.Size > 0 {
 		fmt.Fprintf(b, "\t\tsize %d\n", s.Size)
@@ -90,10 +93,18 @@ func (r *Ruleset) typeOf(set string) string {
 	ip := familyWord(r.Family)
 	frontend := ip + " daddr . meta l4proto . th dport"
 	switch set {
-	case endpointsMap:
+	case endpointsMap, affinityEndpointsMap:
 		return fmt.Sprintf("%s . numgen random mod 2 : %s daddr . th dport", frontend, ip)
-	case servicesMap:
+	case affinityListsMap, affinityPicksMap:
+		return frontend + " . numgen random mod 2 : meta mark"
+	case affinityMap:
+		return ip + " saddr . meta mark : meta mark"
+	case servicesMap, servicesOutsideMap:
 		return frontend + " : verdict"
+	case limitedSet:
+		return frontend
+	case sourceRangesSet:
+		return fmt.Sprintf("%s . %s saddr", frontend, ip)
 	case hairpinSet:
 		return fmt.Sprintf("%s saddr . %s daddr", ip, ip)
 	case podNetsSet:
@@ -107,6 +118,8 @@ func elementText(f model.Family, spec SetSpec, el KeyedElement) string {
 	switch {
 	case spec.Interval:
 		return intervalText(el)
+	case spec.Ranges:
+		return rangeText(f, el.Key)
 	case spec.Name == hairpinSet:
 		return pairText(el.Key)
 	}
@@ -117,10 +130,23 @@ func elementText(f model.Family, spec SetSpec, el KeyedElement) string {
 	switch {
 	case spec.Verdict:
 		return fields + " : " + el.Data
+	case spec.Map && spec.DataLen == 4:
+		return fmt.Sprintf("%s : 0x%08x", fields, indexOf(el.Data))
 	case spec.Map:
 		return fields + " : " + fieldsText(f, el.Data)
 	}
 	return fields
+}
+
+// rangeText writes a frontend and the sources that may use it.
+func rangeText(f model.Family, span string) string {
+	n := len(span) / 2
+	addr := f.Bits() / 8
+	if n < addr+8 {
+		return fmt.Sprintf("%x", span)
+	}
+	first, last := addrOf(span[n-addr:n]), addrOf(span[2*n-addr:])
+	return fieldsText(f, span[:n-addr]) + " . " + spanText(first, last)
 }
 
 // fieldsText writes a concatenation: an address, and behind it nothing, a port, or protocol, port and index.
@@ -166,10 +192,17 @@ func protocolWord(p byte) string {
 // intervalText writes an interval as the prefix that it is, or else as a range.
 func intervalText(el KeyedElement) string {
 	first := addrOf(el.Key)
-	last := lastBefore(first, el.Data)
+	return spanText(first, lastBefore(first, el.Data))
+}
+
+func spanText(first, last netip.Addr) string {
 	for bits := 0; bits <= first.BitLen(); bits++ {
 		p := netip.PrefixFrom(first, bits)
-		if p.Masked() == p && behind(p) == el.Data {
+		switch {
+		case p.Masked() != p || lastOf(p) != last:
+		case p.IsSingleIP():
+			return first.String()
+		default:
 			return p.String()
 		}
 	}

@@ -162,22 +162,6 @@ func TestAnEndpointReachesItselfThroughItsService(t *testing.T) {
 	}
 }
 
-func TestSourcesOutsideTheClusterAreMasqueraded(t *testing.T) {
-	c := newCluster(t, model.IPv4, 1)
-	for _, all := range []bool{false, true} {
-		config := c.config()
-		config.MasqueradeAll = all
-		if !all {
-			config.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")} // the client is no pod then
-		}
-		apply(t, c.backend, full(planOf(config, c.service(1, c.endpoints(0, 1), model.TCP))))
-		_, seen, err := ask(t.Context(), c.client.Netns, "tcp", c.vipPort(1))
-		if err != nil || seen == c.client.Addrs[0].String() {
-			t.Errorf("masquerade all %v: seen as %s: %v", all, seen, err)
-		}
-	}
-}
-
 func TestNothingBehindAServiceIsRefusedAtOnce(t *testing.T) {
 	for _, f := range model.Families {
 		c := newCluster(t, f, 0)

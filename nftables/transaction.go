@@ -63,16 +63,20 @@ func (d *Delta) ops() []op {
 	for _, c := range d.chains {
 		ops = append(ops, op{verb: writeChain, chain: c})
 	}
-	for _, name := range []string{podNetsSet, endpointsMap, hairpinSet, servicesMap, clusterIPsSet, serviceCIDRsSet} {
+	deletes := func(names ...string) {
+		for _, name := range names {
+			if s := d.sets[name]; s != nil && len(s.del) > 0 {
+				ops = append(ops, op{verb: deleteElements, set: &Set{SetSpec: s.spec}, elements: s.del})
+			}
+		}
+	}
+	deletes(sourceRangesSet) // a new range must not overlap with one that goes
+	for _, name := range slices.Concat([]string{podNetsSet, nodePortNetsSet, hairpinSet}, ownSets[:], []string{clusterIPsSet, serviceCIDRsSet}) {
 		if s := d.sets[name]; s != nil {
 			ops = append(ops, s.writes()...)
 		}
 	}
-	for _, name := range []string{clusterIPsSet, servicesMap, hairpinSet, endpointsMap} {
-		if s := d.sets[name]; s != nil && len(s.del) > 0 {
-			ops = append(ops, op{verb: deleteElements, set: &Set{SetSpec: s.spec}, elements: s.del})
-		}
-	}
+	deletes(clusterIPsSet, servicesMap, servicesOutsideMap, limitedSet, affinityListsMap, affinityPicksMap, affinityEndpointsMap, endpointsMap, hairpinSet)
 	return ops
 }
 

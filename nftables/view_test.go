@@ -17,10 +17,11 @@ func TestViewShowsNamesFrontendsAndShares(t *testing.T) {
 	vip := func(port uint16) plan.FrontendKey {
 		return plan.FrontendKey{Addr: netip.MustParseAddr("10.96.0.10"), Protocol: model.TCP, Port: port}
 	}
+	rejected := plan.Route{Action: plan.Reject}
 	p := planOf(plan.Config{Family: model.IPv4}, &plan.Service{Name: name.Service, Ports: []plan.ServicePort{
 		{Name: name, Frontends: []plan.Frontend{{FrontendKey: vip(53)}}, Endpoints: []plan.Endpoint{
 			{Addr: netip.MustParseAddr("10.244.0.3"), Port: 53}, {Addr: netip.MustParseAddr("10.244.0.4"), Port: 53}}},
-		{Name: metrics, Frontends: []plan.Frontend{{FrontendKey: vip(9153), Pods: plan.Route{Action: plan.Reject}}}},
+		{Name: metrics, Frontends: []plan.Frontend{{FrontendKey: vip(9153), Pods: rejected, Node: rejected, Outside: rejected}}},
 	}})
 	got, err := json.Marshal(render1(t, p).View())
 	if err != nil {
@@ -44,11 +45,15 @@ func TestCommentsFitAndKeepTheChainsName(t *testing.T) {
 		{Service: model.ServiceName{Namespace: strings.Repeat("n", 63), Name: strings.Repeat("s", 63)}, Port: strings.Repeat("p", 15), Protocol: model.TCP},
 		{Service: model.ServiceName{Namespace: "a", Name: "b"}, Port: "\"~\\\n\x00é", Protocol: model.SCTP},
 	} {
-		c := comment(n)
+		c := comment(n, plan.LoadBalancer)
 		if len(c) > maxComment || strings.ContainsAny(c, "\"\\\n\x00") {
 			t.Errorf("comment %q", c)
 		}
-		if _, chain := parseComment(c, n.Protocol); chain != model.ServiceChain(n) {
+		title, kind := splitComment(c)
+		if kind != plan.LoadBalancer {
+			t.Errorf("comment %q: kind %s", c, kind)
+		}
+		if _, chain := parseName(title, n.Protocol); chain != model.ServiceChain(n) {
 			t.Errorf("comment %q: chain %s, want %s", c, chain, model.ServiceChain(n))
 		}
 	}
