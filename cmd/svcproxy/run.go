@@ -98,6 +98,9 @@ func (f *runFlags) run(ctx context.Context) error {
 		b.close()
 		return err
 	}
+	if settings.Mode == proxier.NFTables && settings.NodePortAddresses.Localhost {
+		log.Warn("--nodeport-addresses: localhost has no effect: node ports answer there in mode iptables alone")
+	}
 	metrics := proxier.NewMetrics()
 	p, err := proxier.New(proxier.Options{
 		Source: source, Backends: b.of, BackendName: b.name, Settings: settings, NodeName: node, NetNS: f.netns,
