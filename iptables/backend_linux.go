@@ -123,14 +123,27 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 	if err != nil {
 		return plan.Result{}, err
 	}
-	written, err := b.writer.write(ctx, replace(observed, want, next.rejects))
+	written, err := b.writer.write(ctx, replace(observed, want, next))
 	if err != nil {
 		return plan.Result{}, err
 	}
+	b.loopback(&next.config)
 	result.Writes = jumps + written
 	b.acknowledged = next
 	b.programmed.Store(true)
 	return result, nil
+}
+
+// loopback lets packets to loopback addresses leave the node where node ports answer there. It comes after the
+// rule that keeps others out. Like kube-proxy's, the setting outlives the rules, since others may have
+// come to need it.
+func (b *Backend) loopback(c *plan.Config) {
+	if !onLoopback(c) {
+		return
+	}
+	if err := b.kernel.routeLocalnet(); err != nil {
+		b.log.Warn("node ports won't answer on loopback addresses", zap.Error(err))
+	}
 }
 
 // held returns the Services of a full change, and those that keep what was acknowledged for them.
@@ -183,16 +196,16 @@ func (b *Backend) jump(observed, want *Ruleset) (written int, err error) {
 }
 
 // replace returns the transactions that turn what was observed into what is wanted.
-func replace(observed, want *Ruleset, rejects []Rule) []delta {
-	filter := func(rejects []Rule) map[string][]Rule {
-		chains := maps.Clone(want.Filter.Chains)
-		maps.DeleteFunc(chains, func(name string, _ []Rule) bool { return !sharedChains[name] })
-		dispatch(rejects, chains)
+func replace(observed, want *Ruleset, next *state) []delta {
+	filter := func(l *lists) map[string][]Rule {
+		chains := map[string][]Rule{}
+		fixedChains(tableFilter, &next.config, next.features, chains)
+		l.filterChains(&next.config, chains)
 		return chains
 	}
 	nat := diff(tableNAT, observed.NAT.Chains, want.NAT.Chains, observed.NAT.foreign)
 	nat.unlink(&observed.NAT)
-	deltas := order(&observed.Filter, filter, observed.rejects(), rejects, nat)
+	deltas := order(&observed.Filter, filter, observed.refusals(), next.lists, nat)
 	for i := range deltas {
 		if deltas[i].table == tableFilter {
 			deltas[i].unlink(&observed.Filter)

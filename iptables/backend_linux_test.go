@@ -411,7 +411,7 @@ func TestKubeProxyIsReplaced(t *testing.T) {
 			}
 			n.holds(t, p)
 			saved := n.saved(t)
-			for _, gone := range []string{"KUBE-NODEPORTS", "KUBE-EXT-", "KUBE-FW-", "KUBE-PROXY-", "KUBE-EXTERNAL"} {
+			for _, gone := range []string{"KUBE-EXT-", "KUBE-FW-", "KUBE-SVL-", "KUBE-PROXY-CANARY", "ns5/svc5"} {
 				if strings.Contains(saved, gone) {
 					t.Errorf("%s is left", gone)
 				}

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+
+	"svcproxy/model"
 )
 
 // delta is a change of one table, which becomes one transaction.
@@ -82,9 +85,12 @@ func (d *delta) appendText(b []byte) []byte {
 // be translated before it is no longer rejected. A translated packet never meets the rejection, which
 // matches the Service's address. So the filter table first gets the rejections of before and after.
 //
-// filter returns the chains of the filter table with given rejections.
-func order(base *Table, filter func(rejects []Rule) map[string][]Rule, before, after []Rule, nat delta) []delta {
-	both := filter(joinFrontends(before, after))
+// filter returns the chains of the filter table with given lists; where it is nil, that table stays as it is.
+func order(base *Table, filter func(*lists) map[string][]Rule, before, after *lists, nat delta) []delta {
+	if filter == nil {
+		return slices.DeleteFunc([]delta{nat}, func(d delta) bool { return d.empty() })
+	}
+	both := filter(before.join(after))
 	first := diff(tableFilter, base.Chains, both, base.foreign)
 	last := diff(tableFilter, both, filter(after), nil)
 	return slices.DeleteFunc([]delta{first, nat, last}, func(d delta) bool { return d.empty() })
@@ -191,16 +197,34 @@ func (d *delta) unlink(observed *Table) {
 	}
 }
 
-// rejects returns the rules that refuse connections, in the order of frontends.
-func (r *Ruleset) rejects() []Rule {
-	var rejects []Rule
-	for _, rules := range r.Filter.Chains {
-		for _, rule := range rules {
-			if (rule.Target == targetReject || rule.Target == targetDrop) && rule.Dest.IsValid() && rule.DestPort != 0 {
-				rejects = append(rejects, rule)
+// refusals returns the rules of the filter table that refuse connections to frontends, as lists.
+func (r *Ruleset) refusals() *lists {
+	var found lists
+	for root, l := range map[string]list{chainServices: rejects, chainExternal: externals, chainFirewall: firewalls} {
+		r.Filter.leaves(root, func(rule Rule) {
+			if rule.Target != targetReject && rule.Target != targetDrop {
+				return
 			}
+			to := l
+			if !rule.Dest.IsSingleIP() || rule.NotDest {
+				to = refusedPorts
+			}
+			found[to] = append(found[to], rule)
+		})
+	}
+	found.sort()
+	return &found
+}
+
+// leaves calls a function with the rules for single ports of a shared chain and of those that it leads to for
+// prefixes.
+func (t *Table) leaves(name string, found func(Rule)) {
+	for _, r := range t.Chains[name] {
+		switch {
+		case r.DestPort != 0:
+			found(r)
+		case strings.HasPrefix(r.Target, model.ServiceChainPrefix) && r.Dest.IsValid():
+			t.leaves(r.Target, found)
 		}
 	}
-	sortFrontends(rejects)
-	return rejects
 }

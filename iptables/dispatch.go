@@ -18,19 +18,19 @@ const (
 	fanBits = 4
 )
 
-// dispatch lays out the rules of KUBE-SERVICES, which come in the order of compareFrontends, and adds its
-// chains to those given. Few rules stay flat. Many become a tree of chains for address prefixes, whose
-// leaves hold them.
+// dispatch lays out the rules of a shared chain, which come in the order of compareFrontends and each name an
+// address, and adds its chains to those given. Few rules stay flat. Many become a tree of chains for address
+// prefixes, whose leaves hold them.
 //
 // The layout depends on nothing but the rules, so that an incremental change and a full one come to the
 // same. Nor does it need hysteresis: a rule more or less divides or joins one chain of leafLimit rules, or
 // once the flatLimit of them, and leaves the rest of the tree as it is.
-func dispatch(rules []Rule, chains map[string][]Rule) {
-	chains[chainServices] = divide(rules, flatLimit, chains)
+func dispatch(root string, rules []Rule, chains map[string][]Rule) {
+	chains[root] = divide(root, rules, flatLimit, chains)
 }
 
 // divide returns the rules of a chain that serves the given ones, and adds the chains that they lead to.
-func divide(rules []Rule, limit int, chains map[string][]Rule) []Rule {
+func divide(root string, rules []Rule, limit int, chains map[string][]Rule) []Rule {
 	if len(rules) <= limit {
 		return rules
 	}
@@ -49,8 +49,8 @@ func divide(rules []Rule, limit int, chains map[string][]Rule) []Rule {
 			}
 			return 1
 		})
-		child := dispatchChain(prefix)
-		chains[child] = divide(rules[:n:n], leafLimit, chains)
+		child := dispatchChain(root, prefix)
+		chains[child] = divide(root, rules[:n:n], leafLimit, chains)
 		jumps = append(jumps, Rule{Dest: prefix, Target: child, Comment: dispatchComment})
 		rules = rules[n:]
 	}
@@ -76,14 +76,26 @@ func commonBits(a, b netip.Addr) int {
 	return a.BitLen()
 }
 
-// compareFrontends orders the rules of KUBE-SERVICES: by address, protocol and port, and where two Services
-// claim the same, by what they lead to.
+// compareFrontends orders the rules of shared chains: by address, protocol and port; then those for certain
+// sources come first and those that end a table last; the rest is to have one order for all.
 func compareFrontends(a, b *Rule) int {
 	return cmp.Or(a.Dest.Addr().Compare(b.Dest.Addr()), cmp.Compare(a.Protocol, b.Protocol),
-		cmp.Compare(a.DestPort, b.DestPort), strings.Compare(a.Target, b.Target), strings.Compare(a.Comment, b.Comment))
+		cmp.Compare(a.DestPort, b.DestPort), cmp.Compare(a.rank(), b.rank()), a.Source.Compare(b.Source),
+		strings.Compare(a.Target, b.Target), strings.Compare(a.Comment, b.Comment), cmp.Compare(a.Dest.Bits(), b.Dest.Bits()))
 }
 
-// sortFrontends sorts rules of KUBE-SERVICES.
+// rank orders rules of one frontend.
+func (r *Rule) rank() int {
+	switch {
+	case r.Source.IsValid():
+		return 0
+	case r.Target == targetAccept:
+		return 2
+	}
+	return 1
+}
+
+// sortFrontends sorts rules of a shared chain.
 func sortFrontends(rules []Rule) {
 	slices.SortFunc(rules, func(a, b Rule) int { return compareFrontends(&a, &b) })
 }

@@ -18,8 +18,10 @@ func service(f model.Family, i, n int) *plan.Service {
 	if n == 0 {
 		action = plan.Reject
 	}
+	others := plan.Route{Action: action, Masquerade: n > 0}
 	port.Frontends = []plan.Frontend{{
-		FrontendKey: plan.FrontendKey{Addr: vip(f, i), Protocol: model.TCP, Port: 80}, Pods: plan.Route{Action: action}, Node: plan.Route{Action: action}, Outside: plan.Route{Action: action},
+		FrontendKey: plan.FrontendKey{Addr: vip(f, i), Protocol: model.TCP, Port: 80},
+		Pods:        plan.Route{Action: action}, Node: others, Outside: others,
 	}}
 	for e := range n {
 		port.Endpoints = append(port.Endpoints, plan.Endpoint{Addr: pod(f, i, e), Port: 8080})
@@ -87,7 +89,8 @@ func kubeDNS(f model.Family) *plan.Service {
 	for _, p := range []model.ServicePort{{Name: "dns", Protocol: model.UDP, Port: 53},
 		{Name: "dns-tcp", Protocol: model.TCP, Port: 53}, {Name: "metrics", Protocol: model.TCP, Port: 9153}} {
 		port := plan.ServicePort{Name: model.ServicePortName{Service: name, Port: p.Name, Protocol: p.Protocol}}
-		port.Frontends = []plan.Frontend{{FrontendKey: plan.FrontendKey{Addr: ip, Protocol: p.Protocol, Port: p.Port}}}
+		others := plan.Route{Masquerade: true}
+		port.Frontends = []plan.Frontend{{FrontendKey: plan.FrontendKey{Addr: ip, Protocol: p.Protocol, Port: p.Port}, Node: others, Outside: others}}
 		for _, e := range ends {
 			port.Endpoints = append(port.Endpoints, plan.Endpoint{Addr: netip.MustParseAddr(e), Port: p.Port})
 		}

@@ -98,6 +98,17 @@ func (k *kernel) features() (features, error) {
 	})
 }
 
+// routeLocalnet makes sure that packets to loopback addresses may be translated and leave the node.
+func (k *kernel) routeLocalnet() error {
+	const path = "/proc/sys/net/ipv4/conf/all/route_localnet"
+	return k.do(func() error {
+		if text, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(text)) == "1" {
+			return err
+		}
+		return os.WriteFile(path, []byte("1"), 0o644)
+	})
+}
+
 // observe reads the ruleset back. Tables that are not there count as empty.
 func (k *kernel) observe(ctx context.Context) (*Ruleset, error) {
 	var text strings.Builder

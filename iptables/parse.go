@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -153,13 +154,14 @@ func parseRule(fields []string) (Rule, error) {
 type ruleParser struct {
 	fields []string
 	rule   *Rule
-	// match is the last match extension that was named and is not known.
-	match string
+	// match is the last match extension that was named and is not known, and understood the last one that is.
+	match, understood string
 }
 
 // known are the match extensions whose options have fields in Rule.
 var known = map[string]bool{
 	"tcp": true, "udp": true, "sctp": true, "comment": true, "mark": true, "conntrack": true, "statistic": true,
+	"addrtype": true, "nfacct": true,
 }
 
 // option reads one option with its value.
@@ -197,9 +199,9 @@ func (p *ruleParser) keep(not bool) {
 	kept := &r.Other
 	if r.Target != "" {
 		kept = &r.Options
-	} else if p.match != "" {
-		*kept = join(*kept, "-m "+p.match)
-		p.match = ""
+	} else if extension := cmp.Or(p.match, p.understood); extension != "" {
+		*kept = join(*kept, "-m "+extension)
+		p.match, p.understood = "", ""
 	}
 	if not {
 		*kept = join(*kept, "!")
@@ -236,10 +238,28 @@ func (p *ruleParser) take(name, value string, not bool) (took bool, err error) {
 		r.Mark, err = parseMark(value)
 		r.NotMark = not
 		return true, err
+	case "-d":
+		r.Dest, err = parsePrefix(value)
+		r.NotDest = not
+		return true, err
+	case "-i":
+		r.In, r.NotIn = value, not
+		return true, nil
+	case "--ctstate":
+		r.State, err = parseState(value)
+		r.NotState = not
+		return true, err
 	case "-m":
-		if !known[value] {
-			p.flushMatch()
-			p.match = value
+		if value == "recent" && r.Recent.Op == 0 && p.recent() {
+			return true, nil
+		}
+		p.flushMatch()
+		p.match, p.understood = value, ""
+		if known[value] {
+			p.match = ""
+			if value != protocolName(r.Protocol) {
+				p.understood = value
+			}
 		}
 		return true, nil
 	}
@@ -247,8 +267,14 @@ func (p *ruleParser) take(name, value string, not bool) (took bool, err error) {
 		return false, nil
 	}
 	switch name {
-	case "-d":
-		r.Dest, err = parsePrefix(value)
+	case "--src-type":
+		r.SourceType = parseTypes(value)
+		return r.SourceType != 0, nil
+	case "--dst-type":
+		r.DestType = parseTypes(value)
+		return r.DestType != 0, nil
+	case "--nfacct-name":
+		r.Account = value
 	case "-p":
 		return p.protocol(value), nil
 	case "--comment":
@@ -256,8 +282,6 @@ func (p *ruleParser) take(name, value string, not bool) (took bool, err error) {
 		r.Comment = value
 	case "--dport":
 		return p.port(value), nil
-	case "--ctstate":
-		r.State, err = parseState(value)
 	case "--mode":
 		return value == "random", nil
 	case "--probability":
@@ -330,6 +354,71 @@ func parseMark(s string) (Mark, error) {
 	}
 	m, err := strconv.ParseUint(mask, 0, 32)
 	return Mark{uint32(v), uint32(m)}, err
+}
+
+// recent reads the options of a match of recent sources, which follow "-m recent", if Rule has fields for all
+// of them, and then leaves the last two of what it read.
+func (p *ruleParser) recent() bool {
+	read := Recent{Name: "DEFAULT"}
+	fields := p.fields[2:]
+	for len(fields) > 0 && fields[0] != "-m" && fields[0] != "-j" && fields[0] != "-g" {
+		n := 2
+		switch fields[0] {
+		case "--set", "--rcheck":
+			if read.Op != 0 {
+				return false
+			}
+			if read.Op, n = RecentSet, 1; fields[0] == "--rcheck" {
+				read.Op = RecentCheck
+			}
+		case "--reap":
+			read.Reap, n = true, 1
+		case "--rsource":
+			n = 1
+		case "--name", "--seconds", "--mask":
+			if len(fields) < 2 || !read.option(fields[0], fields[1]) {
+				return false
+			}
+		default:
+			return false
+		}
+		fields = fields[n:]
+	}
+	if read.Op == 0 || read.Op == RecentSet && (read.Seconds != 0 || read.Reap) {
+		return false
+	}
+	p.rule.Recent = read
+	p.fields = p.fields[len(p.fields)-len(fields)-2:]
+	return true
+}
+
+// option takes one option with a value, and tells whether the value is one that Recent can hold.
+func (r *Recent) option(name, value string) bool {
+	switch name {
+	case "--name":
+		r.Name = value
+	case "--mask":
+		r.IPv6 = value == recentMask(true)
+		return r.IPv6 || value == recentMask(false)
+	case "--seconds":
+		n, err := strconv.ParseUint(value, 10, 32)
+		r.Seconds = uint32(n)
+		return err == nil && n != 0
+	}
+	return true
+}
+
+// parseTypes reads kinds of addresses, and returns 0 if one is not known.
+func parseTypes(s string) AddrType {
+	var types AddrType
+	for name := range strings.SplitSeq(s, ",") {
+		i := indexOf(typeNames, name)
+		if i < 0 {
+			return 0
+		}
+		types |= 1 << i
+	}
+	return types
 }
 
 func parseState(s string) (CTState, error) {

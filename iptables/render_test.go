@@ -105,6 +105,7 @@ func TestTextIsDeterministicAndReadBack(t *testing.T) {
 
 func TestMasqueradeOfOtherSources(t *testing.T) {
 	p := planOf(model.IPv4, service(model.IPv4, 1, 1))
+	front := &p.Services[service(model.IPv4, 1, 1).Name].Ports[0].Frontends[0]
 	svc := model.ServiceChain(service(model.IPv4, 1, 1).Ports[0].Name)
 	first := func() string {
 		chain := render(t, p).NAT.Chains[svc]
@@ -112,10 +113,6 @@ func TestMasqueradeOfOtherSources(t *testing.T) {
 	}
 	if got := first(); !strings.HasPrefix(got, " ! -s 10.244.0.0/16 -d ") || !strings.HasSuffix(got, "-j KUBE-MARK-MASQ") {
 		t.Errorf("one pod prefix: %s", got)
-	}
-	p.Config.Detector.Prefixes = nil
-	if got := first(); strings.Contains(got, "KUBE-MARK-MASQ") {
-		t.Errorf("no pod prefix: %s", got)
 	}
 	p.Config.Detector.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/16")}
 	if got := first(); !strings.HasSuffix(got, "-j "+remoteChain) {
@@ -133,9 +130,25 @@ func TestMasqueradeOfOtherSources(t *testing.T) {
 	if got := first(); strings.Contains(got, "KUBE-MARK-MASQ") {
 		t.Errorf("everything is a pod: %s", got)
 	}
-	p.Config.MasqueradeAll = true
-	if got := first(); strings.Contains(got, "-s") || !strings.HasSuffix(got, "-j KUBE-MARK-MASQ") {
+	for name, match := range map[string]string{"cbr0": " ! -i cbr0 ", "veth+": " ! -i veth+ "} {
+		p.Config.Detector = plan.Detector{Interface: name}
+		if got := first(); !strings.Contains(got, match) || !strings.HasSuffix(got, "-j KUBE-MARK-MASQ") {
+			t.Errorf("interface %s: %s", name, got)
+		}
+	}
+	front.Pods.Masquerade = true
+	if got := first(); strings.Contains(got, " -i ") || !strings.HasSuffix(got, "-j KUBE-MARK-MASQ") {
 		t.Errorf("masquerade all: %s", got)
+	}
+	front.Pods.Masquerade, front.Node.Masquerade, front.Outside.Masquerade = false, false, false
+	if got := first(); strings.Contains(got, "KUBE-MARK-MASQ") {
+		t.Errorf("masquerade nobody: %s", got)
+	}
+	for _, name := range []string{"+", "sixteen-letters-", "a b", `a"b`} {
+		p.Config.Detector.Interface = name
+		if _, err := Render(p); err == nil || !strings.Contains(err.Error(), "interface") {
+			t.Errorf("interface %q: error is %v", name, err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -36,14 +37,80 @@ const (
 var stateNames = []string{"INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT"}
 
 // String returns the states as iptables-save prints them, such as "RELATED,ESTABLISHED".
-func (s CTState) String() string {
+func (s CTState) String() string { return bitNames(uint(s), stateNames) }
+
+// bitNames returns the names of the bits that are set.
+func bitNames(set uint, all []string) string {
 	var names []string
-	for i, name := range stateNames {
-		if s&(1<<i) != 0 {
+	for i, name := range all {
+		if set&(1<<i) != 0 {
 			names = append(names, name)
 		}
 	}
 	return strings.Join(names, ",")
+}
+
+// AddrType is a set of kinds of addresses, as the node's routes have them (addrtype).
+type AddrType uint16
+
+// TypeLocal is an address of the node's own.
+const TypeLocal AddrType = 1 << 2
+
+// typeNames are the kinds in the order of their bits, which is that in which iptables-save prints them.
+var typeNames = []string{"UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST", "BLACKHOLE", "UNREACHABLE",
+	"PROHIBIT", "THROW", "NAT", "XRESOLVE"}
+
+// String returns the kinds as iptables-save prints them.
+func (t AddrType) String() string { return bitNames(uint(t), typeNames) }
+
+// RecentOp is what a Recent does with its list.
+type RecentOp uint8
+
+// What a Recent does.
+const (
+	// RecentSet puts the packet's source into the list, and matches.
+	RecentSet RecentOp = iota + 1
+	// RecentCheck matches sources in the list.
+	RecentCheck
+)
+
+// Recent is a list of sources and what is done with it; the zero Recent is none. Such lists are the memory
+// of session affinity.
+type Recent struct {
+	Op   RecentOp
+	Name string
+	// Seconds is how old an entry may be for RecentCheck to match, 0 for any age.
+	Seconds uint32
+	// Reap makes RecentCheck remove older ones.
+	Reap bool
+	// IPv6 says that the sources are of that family.
+	IPv6 bool
+}
+
+func (r Recent) append(b []byte) []byte {
+	switch r.Op {
+	case RecentSet:
+		b = append(b, " -m recent --set"...)
+	case RecentCheck:
+		b = append(b, " -m recent --rcheck"...)
+		if r.Seconds != 0 {
+			b = strconv.AppendUint(append(b, " --seconds "...), uint64(r.Seconds), 10)
+		}
+		if r.Reap {
+			b = append(b, " --reap"...)
+		}
+	default:
+		return b
+	}
+	return fmt.Appendf(b, " --name %s --mask %s --rsource", appendQuoted(nil, r.Name), recentMask(r.IPv6))
+}
+
+// recentMask returns the mask that keeps every source apart.
+func recentMask(ipv6 bool) string {
+	if ipv6 {
+		return "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	}
+	return "255.255.255.255"
 }
 
 // Mark is a packet mark and the bits of it that count.
@@ -78,15 +145,21 @@ func (p Probability) String() string { return strconv.FormatFloat(p.Float(), 'f'
 // Rule is one rule. Rules compare with ==: two are equal if they do the same and carry the same comment,
 // however they were written.
 type Rule struct {
-	// Source and Dest match addresses; the zero Prefix matches all. NotSource inverts the match.
+	// Source and Dest match addresses; the zero Prefix matches all.
 	Source, Dest netip.Prefix
-	NotSource    bool
-	// NotMark inverts the match of the mark.
-	NotMark bool
+	// In matches the interface by which a packet came, or, if it ends in "+", the beginning of its name.
+	In string
+	// These invert the match of the field of that name.
+	NotSource, NotDest, NotIn, NotMark, NotState bool
 	// Protocol is 0 where it does not count, and so is DestPort.
 	Protocol model.Protocol
 	State    CTState
 	DestPort uint16
+	// SourceType and DestType match what the node's routes say of an address; 0 matches all.
+	SourceType, DestType AddrType
+	Recent               Recent
+	// Account is the name of the counter that a match without effect adds to (nfacct).
+	Account string
 	// Mark matches the packet's mark if its mask is not 0.
 	Mark        Mark
 	Probability Probability
@@ -116,7 +189,16 @@ func (r *Rule) append(b []byte) []byte {
 		b = r.Source.AppendTo(append(b, " -s "...))
 	}
 	if r.Dest.IsValid() {
+		if r.NotDest {
+			b = append(b, " !"...)
+		}
 		b = r.Dest.AppendTo(append(b, " -d "...))
+	}
+	if r.In != "" {
+		if r.NotIn {
+			b = append(b, " !"...)
+		}
+		b = append(append(b, " -i "...), r.In...)
 	}
 	protocol := protocolName(r.Protocol)
 	if protocol != "" {
@@ -128,6 +210,8 @@ func (r *Rule) append(b []byte) []byte {
 	if r.Comment != "" {
 		b = appendQuoted(append(b, " -m comment --comment "...), r.Comment)
 	}
+	b = r.Recent.append(b)
+	b = r.appendTypes(b)
 	if protocol != "" {
 		b = append(append(b, " -m "...), protocol...)
 	}
@@ -148,6 +232,9 @@ func (r *Rule) append(b []byte) []byte {
 		b = append(b, " -m statistic --mode random --probability "...)
 		b = strconv.AppendFloat(b, r.Probability.Float(), 'f', 11, 64)
 	}
+	if r.Account != "" {
+		b = appendQuoted(append(b, " -m nfacct --nfacct-name "...), r.Account)
+	}
 	if r.Other != "" {
 		b = append(append(b, ' '), r.Other...)
 	}
@@ -158,7 +245,25 @@ func (r *Rule) appendState(b []byte) []byte {
 	if r.State == 0 {
 		return b
 	}
-	return append(append(b, " -m conntrack --ctstate "...), r.State.String()...)
+	b = append(b, " -m conntrack"...)
+	if r.NotState {
+		b = append(b, " !"...)
+	}
+	return append(append(b, " --ctstate "...), r.State.String()...)
+}
+
+func (r *Rule) appendTypes(b []byte) []byte {
+	if r.SourceType|r.DestType == 0 {
+		return b
+	}
+	b = append(b, " -m addrtype"...)
+	if r.SourceType != 0 {
+		b = append(append(b, " --src-type "...), r.SourceType.String()...)
+	}
+	if r.DestType != 0 {
+		b = append(append(b, " --dst-type "...), r.DestType.String()...)
+	}
+	return b
 }
 
 func (r *Rule) appendTarget(b []byte) []byte {

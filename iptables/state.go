@@ -1,8 +1,6 @@
 package iptables
 
 import (
-	"slices"
-
 	"svcproxy/model"
 	"svcproxy/plan"
 )
@@ -14,27 +12,27 @@ type state struct {
 	config   plan.Config
 	features features
 	services map[model.ServiceName]*plan.Service
-	// portals and rejects are the rules of KUBE-SERVICES, in order.
-	portals, rejects []Rule
+	lists    *lists
 	// fragments are kept until ruleset or forget is called, so that nothing is rendered twice.
 	fragments []fragment
 }
 
-// newState renders all Services. Its error is a *plan.ServiceError.
+// newState renders all Services. Its error is a *plan.ServiceError, unless the configuration is at fault.
 func newState(c plan.Config, f features, services map[model.ServiceName]*plan.Service) (*state, error) {
-	c.Detector.Prefixes = distinctPods(c.Detector.Prefixes)
-	s := &state{config: c, features: f, services: services, fragments: make([]fragment, 0, len(services))}
+	if err := checkConfig(&c); err != nil {
+		return nil, err
+	}
+	c.Detector.Prefixes = distinct(c.Detector.Prefixes)
+	s := &state{config: c, features: f, services: services, lists: &lists{}, fragments: make([]fragment, 0, len(services))}
 	for _, name := range sortedNames(services) {
 		frag, err := renderService(&s.config, services[name])
 		if err != nil {
 			return nil, err
 		}
-		s.portals = append(s.portals, frag.portals...)
-		s.rejects = append(s.rejects, frag.rejects...)
+		s.lists.add(&frag.lists)
 		s.fragments = append(s.fragments, frag)
 	}
-	sortFrontends(s.portals)
-	sortFrontends(s.rejects)
+	s.lists.sort()
 	return s, nil
 }
 
@@ -46,8 +44,8 @@ func (s *state) ruleset() *Ruleset {
 		t.Jumps = jumps(name)
 		fixedChains(name, &s.config, s.features, t.Chains)
 	}
-	dispatch(s.portals, r.NAT.Chains)
-	dispatch(s.rejects, r.Filter.Chains)
+	s.lists.natChains(&s.config, r.NAT.Chains)
+	s.lists.filterChains(&s.config, r.Filter.Chains)
 	for _, f := range s.fragments {
 		for _, c := range f.chains {
 			r.NAT.Chains[c.name] = c.rules
@@ -60,18 +58,20 @@ func (s *state) ruleset() *Ruleset {
 func (s *state) forget() { s.fragments = nil }
 
 // step is a change of some Services, rendered: the nat chains that may differ before and after it, and the
-// rules of KUBE-SERVICES.
+// rules of shared chains.
 type step struct {
-	changed           map[model.ServiceName]*plan.Service
-	base, want        map[string][]Rule
-	portals           []Rule
-	rejected, rejects []Rule
+	config        *plan.Config
+	changed       map[model.ServiceName]*plan.Service
+	base, want    map[string][]Rule
+	before, after *lists
+	// refusals says that the filter table changes.
+	refusals bool
 }
 
 // step renders an incremental change. The state itself stays as it is until commit. The error is a
 // *plan.ServiceError.
 func (s *state) step(changed map[model.ServiceName]*plan.Service) (*step, error) {
-	p := &step{changed: changed, base: map[string][]Rule{}, want: map[string][]Rule{}}
+	p := &step{config: &s.config, changed: changed, base: map[string][]Rule{}, want: map[string][]Rule{}}
 	var before, after fragment
 	for _, name := range sortedNames(changed) {
 		if err := before.add(&s.config, s.services[name], p.base); err != nil {
@@ -81,11 +81,11 @@ func (s *state) step(changed map[model.ServiceName]*plan.Service) (*step, error)
 			return nil, err
 		}
 	}
-	p.portals = replaceFrontends(s.portals, before.portals, after.portals)
-	p.rejected, p.rejects = s.rejects, replaceFrontends(s.rejects, before.rejects, after.rejects)
-	if !slices.Equal(before.portals, after.portals) {
-		dispatch(s.portals, p.base)
-		dispatch(p.portals, p.want)
+	p.before, p.after = s.lists, s.lists.replace(&before.lists, &after.lists)
+	p.refusals = !before.lists.same(&after.lists, filterLists...)
+	if !before.lists.same(&after.lists, natLists...) {
+		p.before.natChains(p.config, p.base)
+		p.after.natChains(p.config, p.want)
 	}
 	return p, nil
 }
@@ -99,8 +99,7 @@ func (f *fragment) add(c *plan.Config, s *plan.Service, chains map[string][]Rule
 	if err != nil {
 		return err
 	}
-	f.portals = append(f.portals, o.portals...)
-	f.rejects = append(f.rejects, o.rejects...)
+	f.lists.add(&o.lists)
 	for _, c := range o.chains {
 		chains[c.name] = c.rules
 	}
@@ -109,13 +108,16 @@ func (f *fragment) add(c *plan.Config, s *plan.Service, chains map[string][]Rule
 
 // deltas returns the transactions of the step.
 func (p *step) deltas() []delta {
-	filter := func(rejects []Rule) map[string][]Rule {
+	nat := diff(tableNAT, p.base, p.want, nil)
+	if !p.refusals {
+		return order(&Table{}, nil, p.before, p.after, nat)
+	}
+	filter := func(l *lists) map[string][]Rule {
 		chains := map[string][]Rule{}
-		dispatch(rejects, chains)
+		l.filterChains(p.config, chains)
 		return chains
 	}
-	base := &Table{Chains: filter(p.rejected)}
-	return order(base, filter, p.rejected, p.rejects, diff(tableNAT, p.base, p.want, nil))
+	return order(&Table{Chains: filter(p.before)}, filter, p.before, p.after, nat)
 }
 
 // commit takes a step into the state.
@@ -127,5 +129,5 @@ func (s *state) commit(p *step) {
 			s.services[name] = service
 		}
 	}
-	s.portals, s.rejects = p.portals, p.rejects
+	s.lists = p.after
 }

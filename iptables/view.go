@@ -3,27 +3,28 @@ package iptables
 import (
 	"cmp"
 	"math"
-	"net/netip"
 	"slices"
 	"strings"
 
 	"svcproxy/model"
 )
 
-// View returns the Services of a ruleset that was rendered or read back. It reads kube-proxy's rulesets too,
-// with its chains for external traffic and Local policies.
+// View returns the Services of a ruleset that was rendered or read back, kube-proxy's too. Where all sources
+// are refused at an external address, no rule tells whether it is a load balancer's; it is then shown as
+// ExternalIP.
 func (r *Ruleset) View() model.View {
-	v := viewer{ruleset: r, services: map[string]*model.ServiceView{}}
-	v.portals(&r.NAT, chainServices)
-	v.portals(&r.NAT, chainNodePorts)
-	v.portals(&r.Filter, chainServices)
+	v := viewer{ruleset: r, services: map[string]*portView{}}
+	r.NAT.leaves(chainServices, v.portal)
+	r.NAT.leaves(chainNodePorts, v.portal)
+	r.Filter.leaves(chainServices, v.refusal("ClusterIP"))
+	r.Filter.leaves(chainExternal, v.refusal("ExternalIP"))
 	view := model.View{Backend: "iptables", Services: []model.ServiceView{}}
 	for _, s := range v.services {
 		slices.SortFunc(s.Frontends, func(a, b model.FrontendView) int {
-			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), strings.Compare(a.Action, b.Action))
+			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
 		})
-		s.Frontends = slices.Compact(s.Frontends)
-		view.Services = append(view.Services, *s)
+		v.balancing(s)
+		view.Services = append(view.Services, s.ServiceView)
 	}
 	slices.SortFunc(view.Services, func(a, b model.ServiceView) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Protocol, b.Protocol))
@@ -34,82 +35,121 @@ func (r *Ruleset) View() model.View {
 // viewer collects Services by name and protocol.
 type viewer struct {
 	ruleset  *Ruleset
-	services map[string]*model.ServiceView
+	services map[string]*portView
 }
 
 // kinds are the types of frontends by the endings that kube-proxy gives their comments.
-var kinds = []struct{ ending, kind, action string }{
-	{commentClusterIP, "ClusterIP", ""},
-	{" external IP", "ExternalIP", ""},
-	{" loadbalancer IP", "LoadBalancer", ""},
-	{commentReject, "ClusterIP", "reject"},
-	{commentDrop, "ClusterIP", "drop"},
+var kinds = []struct{ ending, kind string }{
+	{commentClusterIP, "ClusterIP"}, {commentExternalIP, "ExternalIP"}, {commentLoadBalancer, "LoadBalancer"},
 }
 
-// portals reads the rules that lead to Services, also through chains that stand for a prefix.
-func (v *viewer) portals(t *Table, name string) {
-	for _, r := range t.Chains[name] {
-		switch {
-		case r.Protocol != 0 && r.DestPort != 0:
-			v.portal(r, name)
-		case strings.HasPrefix(r.Target, model.ServiceChainPrefix) && r.Dest.IsValid():
-			v.portals(t, r.Target)
-		}
+// portal takes a rule that leads to a Service.
+func (v *viewer) portal(r Rule) {
+	if !owned(r.Target) || r.Target == chainMarkMasq {
+		return
 	}
-}
-
-// portal reads a rule for one frontend.
-func (v *viewer) portal(r Rule, chain string) {
-	name, kind, action := r.Comment, "", ""
+	if !r.Dest.IsSingleIP() {
+		v.frontend(r.Comment, "NodePort", "", r).lead(r.Target)
+		return
+	}
 	for _, k := range kinds {
-		if before, found := strings.CutSuffix(r.Comment, k.ending); found {
-			name, kind, action = before, k.kind, k.action
-			break
+		if name, found := strings.CutSuffix(r.Comment, k.ending); found {
+			v.frontend(name, k.kind, "", r).lead(r.Target)
+			return
 		}
 	}
-	if chain == chainNodePorts {
-		kind = "NodePort"
+	v.frontend(r.Comment, "unknown", "", r).lead(r.Target)
+}
+
+// refusal returns what takes a rule that refuses.
+func (v *viewer) refusal(kind string) func(Rule) {
+	return func(r Rule) {
+		action, of := "reject", kind
+		name, found := strings.CutSuffix(r.Comment, commentReject)
+		if !found {
+			action = "drop"
+			if name, found = strings.CutSuffix(r.Comment, commentDrop); !found {
+				return
+			}
+		}
+		if r.Source.IsValid() {
+			of = "LoadBalancer" // since only there sources count
+		}
+		if !r.Dest.IsSingleIP() || r.NotDest {
+			of = "NodePort"
+		}
+		v.frontend(name, of, action, r)
 	}
+}
+
+// frontend adds a frontend, or the refusal of what else is not taken to one that has portals.
+func (v *viewer) frontend(name, kind, action string, r Rule) *portView {
 	s := v.service(name, r.Protocol)
-	var addr netip.Addr
-	if r.Dest.IsValid() {
-		addr = r.Dest.Addr()
+	f := model.FrontendView{Type: kind, Port: r.DestPort, Action: action}
+	if kind != "NodePort" {
+		f.Address = r.Dest.Addr()
 	}
-	s.Frontends = append(s.Frontends, model.FrontendView{Type: kind, Address: addr, Port: r.DestPort, Action: action})
-	if action == "" && s.Endpoints == nil {
-		balance := v.balancing(r.Target, 0)
-		s.Endpoints = v.endpoints(balance)
-		if balance != "" {
-			s.Chain = balance
+	for i := range s.Frontends {
+		if old := &s.Frontends[i]; old.Address == f.Address && old.Port == f.Port {
+			if old.Action == "" {
+				old.Action = action
+			}
+			return s
 		}
 	}
+	s.Frontends = append(s.Frontends, f)
+	return s
 }
 
 // service returns the view of a Service port, made at its first frontend.
-func (v *viewer) service(name string, p model.Protocol) *model.ServiceView {
+func (v *viewer) service(name string, p model.Protocol) *portView {
 	key := name + " " + p.String()
 	s := v.services[key]
 	if s == nil {
-		s = &model.ServiceView{Name: name, Protocol: p.String(),
-			Chain: model.ServiceChainPrefix + model.ChainHash(name+protocolName(p))}
+		s = &portView{ServiceView: model.ServiceView{Name: name, Protocol: p.String(),
+			Chain: model.ServiceChainPrefix + model.ChainHash(name+protocolName(p))}}
 		v.services[key] = s
 	}
 	return s
 }
 
-// balancing follows kube-proxy's chains for external traffic and source ranges to the one that balances.
-func (v *viewer) balancing(chain string, depth int) string {
-	rules := v.ruleset.NAT.Chains[chain]
-	for i := range slices.Backward(rules) {
-		target := rules[i].Target
-		if strings.HasPrefix(target, model.EndpointChainPrefix) {
-			return chain
+// portView is a Service port, and the chains that its frontends lead to.
+type portView struct {
+	model.ServiceView
+	chains []string
+}
+
+func (s *portView) lead(chain string) { s.chains = append(s.chains, chain) }
+
+// balancing gives a Service port the chain that balances over its endpoints: the one over all of them, unless
+// only the one over this node's is in use.
+func (v *viewer) balancing(s *portView) {
+	found := ""
+	seen := map[string]bool{}
+	var visit func(chain string)
+	visit = func(chain string) {
+		if seen[chain] {
+			return
 		}
-		if owned(target) && target != chainMarkMasq && depth < 4 {
-			return v.balancing(target, depth+1)
+		seen[chain] = true
+		for _, r := range v.ruleset.NAT.Chains[chain] {
+			if strings.HasPrefix(r.Target, model.EndpointChainPrefix) {
+				if found == "" || strings.HasPrefix(chain, model.ServiceChainPrefix) {
+					found = chain
+				}
+				return
+			}
+			if owned(r.Target) {
+				visit(r.Target)
+			}
 		}
 	}
-	return ""
+	for _, chain := range s.chains {
+		visit(chain)
+	}
+	if found != "" {
+		s.Chain, s.Endpoints = found, v.endpoints(found)
+	}
 }
 
 // endpoints reads a chain that balances. Rules that bind a client to an endpoint it used before come first
@@ -118,7 +158,7 @@ func (v *viewer) endpoints(chain string) []model.EndpointView {
 	left := 1.0
 	var endpoints []model.EndpointView
 	for _, r := range v.ruleset.NAT.Chains[chain] {
-		if !strings.HasPrefix(r.Target, model.EndpointChainPrefix) || strings.Contains(r.Other, "--rcheck") {
+		if !strings.HasPrefix(r.Target, model.EndpointChainPrefix) || r.Recent.Op != 0 || strings.Contains(r.Other, "-m recent") {
 			continue
 		}
 		share := left

@@ -148,7 +148,7 @@ COMMIT
 	if len(r.NAT.Chains) != 1 || !r.NAT.foreign["KUBE-SVC-A"] || len(r.NAT.Jumps) != 0 {
 		t.Errorf("%+v", r.NAT)
 	}
-	want := ` ! -p tcp -m addrtype --dst-type LOCAL -m recent --rcheck --name "a b" -j MARK --set-xmark 0x1/0x3`
+	want := ` -m recent --rcheck --name "a b" --mask 255.255.255.255 --rsource -m addrtype --dst-type LOCAL ! -p tcp -j MARK --set-xmark 0x1/0x3`
 	if got := r.NAT.Chains["KUBE-SVC-A"][0]; string(got.append(nil)) != want {
 		t.Errorf("got  %s\nwant %s", got.append(nil), want)
 	}
