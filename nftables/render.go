@@ -117,8 +117,10 @@ func (fr *fragment) list(f model.Family, p *plan.ServicePort, local bool, ids ma
 		}
 	}
 	l.data = endpointData(endpoints)
+	// Another node's pod asks this node only for what it is asked from outside, where not all are masqueraded.
+	outside := slices.ContainsFunc(p.Frontends, func(fe plan.Frontend) bool { return fe.Outside != fe.Node })
 	for i, d := range l.data {
-		if !endpoints[i].Remote {
+		if !endpoints[i].Remote || outside {
 			fr.hairpins = append(fr.hairpins, d[:f.Bits()/8])
 		}
 	}
