@@ -115,9 +115,13 @@ func (c *Conn) connect(w wait) error {
 	return err
 }
 
-// Ask sends a question and waits some seconds for the answer. Errors are those of Place.Ask, and that the
-// connection is not answered any more.
-func (c *Conn) Ask() (Result, error) { return c.place.judge(c.ask(until(patience))) }
+// Ask sends a question and tells what became of it, as Place.Ask does. That the peer has ended the connection
+// is an error.
+func (c *Conn) Ask() (Result, error) {
+	doubt := c.place.doubt(model.FamilyOf(c.To.Addr()))
+	defer doubt.close()
+	return c.place.judge(c.ask(doubt.wait))
+}
 
 func (c *Conn) ask(w wait) (Result, error) {
 	r := Result{From: c.Source.Port()}

@@ -165,8 +165,11 @@ func (d *doubt) wait() (time.Duration, error) {
 		if !ok {
 			return 0, fmt.Errorf("%s has no canary for %s", d.place, d.family)
 		}
-		var err error
-		if d.canary, err = d.place.open(Question{Protocol: model.UDP, To: to}, until(canaryPatience)); err != nil {
+		err := d.place.Do(func() (err error) {
+			d.canary, err = d.place.open(Question{Protocol: model.UDP, To: to}, until(canaryPatience))
+			return err
+		})
+		if err != nil {
 			return 0, fmt.Errorf("the path from %s to the node's pods can't be judged: %w", d.place, err)
 		}
 	}
