@@ -139,16 +139,17 @@ func checkRules(t *testing.T, o *proxier.Objects) {
 	}
 }
 
-// comments and rest are what nft's text may consist of.
+// comments, the renderer's own remarks and rest are what nft's text may consist of.
 var (
 	comments = regexp.MustCompile(`(?m) comment "[ -!#-\[\]-~]{1,128}"`)
-	rest     = regexp.MustCompile(`^[a-z0-9 \t\n.:;,@{}/+!=<>_-]*$`)
+	remarks  = regexp.MustCompile(`(?m)^\t+# [a-z0-9 .:;,@&-]*$`)
+	rest     = regexp.MustCompile(`^[a-z0-9 \t\n.:;,@{}/+!=<>_|&-]*$`)
 )
 
 // checkNFTText fails the test if some name could end its comment, or the line.
 func checkNFTText(t *testing.T, text string) {
 	t.Helper()
-	if left := comments.ReplaceAllString(text, ""); !rest.MatchString(left) {
+	if left := remarks.ReplaceAllString(comments.ReplaceAllString(text, ""), ""); !rest.MatchString(left) {
 		t.Fatalf("nftables: the text has what it must not have:\n%s", text)
 	}
 }
