@@ -125,6 +125,25 @@ var serviceFaults = []func(*generator, *corev1.Service){
 	},
 	func(g *generator, o *corev1.Service) { o.Spec.SessionAffinity = corev1.ServiceAffinity(word(g.random)) },
 	func(g *generator, o *corev1.Service) { o.Spec.LoadBalancerSourceRanges = []string{word(g.random)} },
+	func(g *generator, o *corev1.Service) { g.balancer(o) },
+	func(g *generator, o *corev1.Service) {
+		g.balancer(o)
+		o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: pick(g.random, addresses)})
+	},
+	func(g *generator, o *corev1.Service) {
+		g.balancer(o)
+		o.Spec.LoadBalancerSourceRanges = append(o.Spec.LoadBalancerSourceRanges, pick(g.random, addresses)+pick(g.random, []string{"/0", "/8", "/32", "/128", "/129", "/ 8"}))
+	},
+	func(g *generator, o *corev1.Service) {
+		g.balancer(o)
+		o.Spec.HealthCheckNodePort = pick(g.random, ports)
+	},
+	func(g *generator, o *corev1.Service) {
+		g.balancer(o)
+		seconds := pick(g.random, ports)
+		o.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+		o.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
+	},
 	func(g *generator, o *corev1.Service) { o.Labels = map[string]string{word(g.random): word(g.random)} },
 	func(g *generator, o *corev1.Service) {
 		o.Labels = map[string]string{"service.kubernetes.io/service-proxy-name": word(g.random)}
@@ -143,6 +162,34 @@ var serviceFaults = []func(*generator, *corev1.Service){
 			o.Spec.Ports = append(o.Spec.Ports, corev1.ServicePort{Name: portName(100 + i), Protocol: corev1.ProtocolTCP, Port: int32(20000 + i)})
 		}
 	},
+}
+
+// balancer makes a sound load balancer's Service of a Service, whose external addresses and node ports other
+// Services claim too: ClusterIPs of healthy ones among them.
+func (g *generator) balancer(o *corev1.Service) {
+	r := g.random
+	o.Spec.Type = corev1.ServiceTypeLoadBalancer
+	o.Spec.ExternalTrafficPolicy = pick(r, []corev1.ServiceExternalTrafficPolicy{"", "Local", "Cluster"})
+	for i := range o.Spec.Ports {
+		o.Spec.Ports[i].NodePort = int32(30000 + 8*r.IntN(20) + i%8)
+	}
+	for range r.IntN(3) {
+		o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: g.external()})
+		o.Spec.ExternalIPs = append(o.Spec.ExternalIPs, g.external())
+	}
+	o.Spec.LoadBalancerSourceRanges = [][]string{
+		nil, {"10.0.0.0/8", "10.96.0.0/16", "fd00::/8"}, {"0.0.0.0/0"}, {"198.51.100.1/32", "2001:db8::/32"},
+	}[r.IntN(4)]
+	if seconds := int32(1 + r.IntN(86400)); r.IntN(2) == 0 {
+		o.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+		o.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
+	}
+}
+
+func (g *generator) external() string {
+	return pick(g.random, []string{
+		fmt.Sprintf("192.0.2.%d", g.random.IntN(8)), fmt.Sprintf("2001:db8::%x", 1+g.random.IntN(8)), healthyClusterIP(g.random.IntN(healthyServices)),
+	})
 }
 
 // port returns one of the Service's ports, or a new one if it has none.
