@@ -185,14 +185,13 @@ func nodePortJumps(c *plan.Config) []Rule {
 }
 
 // localnetGuard returns the rule without which route_localnet, that node ports on loopback addresses need,
-// would let neighbours reach whatever listens there (CVE-2020-8558). kubelet has the same one in its own
-// chain, on which nobody can rely.
+// would let neighbours reach whatever listens there (CVE-2020-8558). kubelet has one like it in its own chain,
+// on which nobody can rely; that one looks at the source and so hits the node's own connections too.
 func localnetGuard(c *plan.Config) []Rule {
 	if !onLoopback(c) {
 		return nil
 	}
-	loop := loopback(c.Family)
-	return []Rule{{Source: loop, NotSource: true, Dest: loop, Comment: "block incoming localnet connections",
+	return []Rule{{Dest: loopback(c.Family), In: "lo", NotIn: true, Comment: "block incoming localnet connections",
 		State: StateRelated | StateEstablished | StateDNAT, NotState: true, Target: targetDrop}}
 }
 
