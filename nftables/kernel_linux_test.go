@@ -166,30 +166,38 @@ func TestNftListsWhatTheBackendPrograms(t *testing.T) {
 	})
 }
 
+// Whatever Services come and go, the kernel ends where Render of the last plan does, and does with packets what
+// that plan says.
 func TestIncrementalChangesInTheKernelEndWhereRenderDoes(t *testing.T) {
 	for _, f := range model.Families {
-		rnd := rand.New(rand.NewPCG(5, uint64(f)))
-		bl := builder{f}
-		b, _, o := open(t, f)
-		now := planOf(bl.config())
-		apply(t, b, full(now))
-		clock := time.Unix(1e9, 0)
-		b.now = func() time.Time { return clock }
-		for range 40 {
-			c := plan.Change{Config: now.Config, Services: map[model.ServiceName]*plan.Service{}}
-			for range 1 + rnd.IntN(6) {
-				s := bl.random(rnd, 2*rnd.IntN(10))
-				c.Services[s.Name], now.Services[s.Name] = s, s
-				if rnd.IntN(4) == 0 {
-					c.Services[s.Name] = nil
-					delete(now.Services, s.Name)
+		for name, config := range (builder{f}).configs() {
+			rnd := rand.New(rand.NewPCG(5, uint64(f)))
+			bl := builder{f}
+			b, _, o := open(t, f)
+			planner := plan.NewPlanner(config)
+			apply(t, b, full(planner.Plan()))
+			clock := time.Unix(1e9, 0)
+			b.now = func() time.Time { return clock }
+			for range 20 {
+				var inputs []plan.Input
+				for range 1 + rnd.IntN(6) {
+					in := bl.input(rnd, rnd.IntN(12))
+					if rnd.IntN(4) == 0 {
+						in.Service, in.Slices = nil, nil
+					}
+					inputs = append(inputs, in)
 				}
+				apply(t, b, plan.Change{Config: config, Services: planner.Update(inputs)})
 			}
-			apply(t, b, c)
+			clock = clock.Add(idleTime)
+			apply(t, b, partial(config))
+			held := observe(t, o)
+			differ(t, held, render1(t, planner.Plan()))
+			agree(t, planner.Plan(), held, bl.packets(planner.Plan(), rnd, 200))
+			if t.Failed() {
+				t.Fatalf("%s, %s", f, name)
+			}
 		}
-		clock = clock.Add(idleTime)
-		apply(t, b, partial(now.Config))
-		differ(t, observe(t, o), render1(t, now))
 	}
 }
 

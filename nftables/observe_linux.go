@@ -128,7 +128,7 @@ func (k *linux) observeTable() (*Ruleset, error) {
 	}
 	r := newRuleset(k.family)
 	if flags != 0 {
-		r.Flaw = fmt.Sprintf("table has flags %#x", flags)
+		r.Flaw = fmt.Sprintf("%s %#x", flagsFlaw, flags)
 	}
 	return r, err
 }
@@ -252,17 +252,6 @@ func (k *linux) readElements(d *netlink.Conn, r *Ruleset, s *Set) error {
 		s.Elements = joinIntervals(ends)
 	}
 	return err
-}
-
-// boolOrder orders false before true.
-func boolOrder(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 // familyOf returns the family of a message, and false for families that svcproxy has no table in.

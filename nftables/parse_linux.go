@@ -408,6 +408,9 @@ func normal(e expr.Any) expr.Any {
 // recognise returns the rule that has these expressions.
 func recognise(f model.Family, found []any) Rule {
 	have := describe(found)
+	if len(found) == 0 {
+		return Rule{Foreign: "nothing"}
+	}
 	said := parameters(found)
 	for kind := Dispatch; kind < ruleKinds; kind++ {
 		r := said.of(kind)
@@ -418,6 +421,9 @@ func recognise(f model.Family, found []any) Rule {
 		if describe(want) == have {
 			return r
 		}
+	}
+	if v, ok := found[len(found)-1].(*expr.Verdict); ok && len(found) == 1 {
+		have = verdictText(v.Kind, v.Chain)
 	}
 	return Rule{Foreign: have}
 }

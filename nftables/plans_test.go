@@ -176,7 +176,7 @@ func (b builder) input(r *rand.Rand, i int) plan.Input {
 		name := "p" + proto.String()
 		port := model.ServicePort{Name: name, Protocol: proto, Port: 80 + uint16(r.IntN(3))}
 		if coin() {
-			port.NodePort = 78 + uint16(r.IntN(5)) // as low as Services' own ports, which come first
+			port.NodePort = 78 + uint16(r.IntN(20)) // as low as Services' own ports, which come first
 		}
 		s.Ports = append(s.Ports, port)
 		sl.Ports = append(sl.Ports, model.SlicePort{Name: name, Protocol: proto, Port: 8080})

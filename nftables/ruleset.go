@@ -48,9 +48,15 @@ const (
 	sourceNATPriority = 100
 )
 
+// flagsFlaw begins the flaw of a table with flags, which svcproxy's has not: the one that there is makes it
+// dormant.
+const flagsFlaw = "table has flags"
+
 // Numbers of the hooks in use, enum nf_inet_hooks of the kernel.
 const (
 	hookPrerouting  = 0
+	hookInput       = 1
+	hookForward     = 2
 	hookOutput      = 3
 	hookPostrouting = 4
 )
