@@ -74,3 +74,35 @@ func load() string {
 	}
 	return strings.Fields(string(text))[0]
 }
+
+// watchPeak looks at a process that was started, and is not waited for yet, until stop is called, which returns
+// the most memory that it had resident, in bytes. What the kernel tells of an ended process counts the memory
+// of the one that started it as well.
+func watchPeak(pid int) (stop func() int64) {
+	var peak int64
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		poll := time.NewTicker(10 * time.Millisecond)
+		defer poll.Stop()
+		for {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			for line := range strings.Lines(string(status)) {
+				var kilobytes int64
+				if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kilobytes); n == 1 {
+					peak = max(peak, kilobytes<<10)
+				}
+			}
+			select {
+			case <-poll.C:
+			case <-end:
+				return
+			}
+		}
+	}()
+	return func() int64 {
+		close(end)
+		<-done
+		return peak
+	}
+}
