@@ -218,6 +218,8 @@ func (s *APISource) slice(sink Sink) (set, remove func(*discoveryv1.EndpointSlic
 	}
 }
 
+// node gives the Node's states. Where it was deleted, the last one stays, since without a Node node ports might
+// answer at more addresses than they did.
 func (s *APISource) node(sink Sink) (set, remove func(*corev1.Node)) {
 	update := func(o *corev1.Node, m *model.Node) {
 		sink.Update(Objects{Nodes: map[string]*model.Node{o.Name: m}})
@@ -230,7 +232,7 @@ func (s *APISource) node(sink Sink) (set, remove func(*corev1.Node)) {
 	}
 	return set, func(o *corev1.Node) {
 		s.notes.forget(object("Node", "", o.Name))
-		update(o, nil)
+		s.log.Info("the Node was deleted; what is programmed stays by what it was", zap.String("node", o.Name))
 	}
 }
 

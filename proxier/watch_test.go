@@ -104,8 +104,9 @@ func TestTheNodeIsFollowedToTheKernel(t *testing.T) {
 		}
 		return nil
 	}
+	log, logs := quiet()
 	p, err := New(Options{
-		Source: NewClientSource(client, "n1", zap.NewNop()), Backends: map[model.Family]Backend{model.IPv4: kernel},
+		Source: NewClientSource(client, "n1", log), Backends: map[model.Family]Backend{model.IPv4: kernel},
 		Log: zap.NewNop(), NodeName: "n1", Settings: Settings{DetectLocalMode: NodeCIDR},
 	})
 	if err != nil {
@@ -131,6 +132,16 @@ func TestTheNodeIsFollowedToTheKernel(t *testing.T) {
 	if _, err := client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	becomes("z2", "10.244.7.0/24", "192.0.2.99/32")
+	if err := client.CoreV1().Nodes().Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the deletion", func() bool { return logs.FilterMessageSnippet("the Node was deleted").Len() == 1 })
+	second := parse[corev1.Service](t, `{metadata: {namespace: default, name: second}, spec: {clusterIP: 10.96.0.6, ports: [{port: 80}]}}`)
+	if _, err := client.CoreV1().Services("default").Create(t.Context(), second, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the second Service", func() bool { return len(kernel.programmed()) == 2 })
 	becomes("z2", "10.244.7.0/24", "192.0.2.99/32")
 	cancel()
 	if err := <-done; err != nil {
