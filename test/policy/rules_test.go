@@ -19,7 +19,7 @@ var layers = []layer{
 		"enters a namespace that a path names: whoever touches a kernel may need to, so it needs nobody"},
 	{"plan", []string{"model"}, nil,
 		"all policy is decided here once, for every backend alike, so it can know of none of them"},
-	{"nftables", []string{"model", "plan", "netns"}, []string{"sandbox", "test/nstest"},
+	{"nftables", []string{"model", "plan", "netns"}, []string{"sandbox", "test/nstest", "test/world"},
 		"renders what the plan says; what it shared with iptables would belong in the plan"},
 	{"iptables", []string{"model", "plan", "netns"}, []string{"sandbox", "test/nstest"},
 		"renders what the plan says; what it shared with nftables would belong in the plan"},
@@ -43,7 +43,7 @@ var layers = []layer{
 		"the harness of every kernel test: what it imported, no test of that could use it"},
 	{"test/world", []string{"model", "plan", "sandbox", "test/nstest"}, nil,
 		"sends packets and sees what comes back: an oracle that knew a backend or the proxier would not judge them"},
-	{"test", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack", "dns", "inspect", "sandbox", "proxier", "test/nstest"}, nil,
+	{"test", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack", "dns", "inspect", "sandbox", "proxier", "test/nstest", "test/world"}, nil,
 		"tests across packages look at all of them but the commands, which they run as programs"},
 }
 
