@@ -11,19 +11,23 @@ import (
 	"svcproxy/model"
 )
 
-// ConvertSlice turns an EndpointSlice into the model's form. It is nil if the slice belongs to no Service
-// or holds names instead of addresses; the notes say why. An endpoint whose address can't be used is left
+// ConvertSlice turns an EndpointSlice into the model's form. It is nil if the slice belongs to no Service,
+// or to a headless one by its label, or holds names instead of addresses; the notes say why. An endpoint whose address can't be used is left
 // out and noted, since it must not take the healthy ones with it; whatever else is wrong makes the slice
 // unusable, and then err names every field.
 func ConvertSlice(o *discoveryv1.EndpointSlice) (s *model.Slice, notes []string, err error) {
 	f := &findings{object: object("EndpointSlice", o.Namespace, o.Name)}
 	service := o.Labels[discoveryv1.LabelServiceName]
+	_, headless := o.Labels[corev1.IsHeadlessService]
 	switch {
 	case service == "":
 		f.note("metadata.labels", "belongs to no Service: no label %s", discoveryv1.LabelServiceName)
 		return nil, f.notes, nil
 	case o.AddressType == discoveryv1.AddressTypeFQDN:
 		f.note("addressType", "FQDN is not served")
+		return nil, f.notes, nil
+	case headless:
+		f.note("metadata.labels["+corev1.IsHeadlessService+"]", "headless, so there is nothing to balance")
 		return nil, f.notes, nil
 	}
 	f.label("metadata.namespace", o.Namespace)

@@ -138,6 +138,7 @@ func TestSlicesWithoutServiceOrAddressesAreNotServed(t *testing.T) {
 	for _, text := range []string{
 		strings.Replace(sliceText, "labels: {kubernetes.io/service-name: web}", "labels: {}", 1),
 		strings.Replace(sliceText, "addressType: IPv4", "addressType: FQDN", 1),
+		strings.Replace(sliceText, "labels: {", `labels: {service.kubernetes.io/headless: "", `, 1),
 	} {
 		if s, notes, err := ConvertSlice(parse[discoveryv1.EndpointSlice](t, text)); s != nil || err != nil || len(notes) != 1 {
 			t.Errorf("got %+v, %v, %v", s, notes, err)

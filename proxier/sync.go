@@ -66,6 +66,7 @@ func (p *pipeline) sync(ctx context.Context, full bool) (report syncReport, err 
 	}
 	a := &application{pipeline: p, ctx: ctx, changed: p.planner.Update(batch.Inputs), trusted: trusted}
 	p.release(a.changed)
+	p.warn(a.changed)
 	a.report.full = p.full || full
 	defer func() {
 		report = a.report
