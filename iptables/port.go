@@ -96,7 +96,7 @@ func (r *portRenderer) frontend(f *plan.Frontend) {
 		}
 	case limited && !balances:
 		// There is no chain of source ranges, so the filter table looks at them itself.
-		for _, source := range r.sources(f.Addr) {
+		for _, source := range r.port.Sources() {
 			refusal.Source = source
 			r.list(externals, refusal)
 		}
@@ -161,14 +161,6 @@ func (r *portRenderer) unaccepted(rule Rule) Rule {
 	return rule
 }
 
-// sources returns the sources that a load balancer's address takes.
-func (r *portRenderer) sources(a netip.Addr) []netip.Prefix {
-	if r.port.OwnSource {
-		return append(slices.Clip(r.port.SourceRanges), host(a))
-	}
-	return r.port.SourceRanges
-}
-
 // balancer returns the chain that a route leads to.
 func (r *portRenderer) balancer(route plan.Route) *chain {
 	if route.Local {
@@ -216,19 +208,9 @@ func (r *portRenderer) firewalls() {
 		return
 	}
 	rule := Rule{Comment: r.comment(commentLoadBalancer), Target: r.external.name}
-	add := func(source netip.Prefix) {
+	for _, source := range r.port.Sources() {
 		rule.Source = source
 		r.firewall.rules = append(r.firewall.rules, rule)
-	}
-	for _, source := range r.port.SourceRanges {
-		add(source)
-	}
-	if r.port.OwnSource {
-		for _, f := range r.port.Frontends {
-			if f.Kind == plan.LoadBalancer {
-				add(host(f.Addr))
-			}
-		}
 	}
 	r.firewall.rules = append(r.firewall.rules,
 		Rule{Comment: comment("other traffic to " + r.port.Name.String() + " will be dropped by KUBE-PROXY-FIREWALL")})
