@@ -175,11 +175,7 @@ func (fr *fragment) limit(key string, addr netip.Addr, p *plan.ServicePort) {
 		return
 	}
 	fr.own[ownLimited] = append(fr.own[ownLimited], KeyedElement{Key: key})
-	ranges := p.SourceRanges
-	if own := netip.PrefixFrom(addr, addr.BitLen()); p.OwnSource {
-		ranges = append(slices.Clone(ranges), own)
-	}
-	for _, r := range disjoint(model.FamilyOf(addr), ranges) {
+	for _, r := range disjoint(model.FamilyOf(addr), p.Sources()) {
 		span := key + addrKey(r.Addr()) + key + addrKey(lastOf(r))
 		fr.own[ownSourceRanges] = append(fr.own[ownSourceRanges], KeyedElement{Key: span})
 	}

@@ -49,9 +49,9 @@ type ServicePort struct {
 	// SourceRanges, unless empty, are the sources whose connections to the LoadBalancer frontends are
 	// taken; those of others are dropped before anything else happens to them.
 	SourceRanges []netip.Prefix
-	// OwnSource adds to SourceRanges the address of the frontend itself: where a load balancer's address
-	// is one of this node's, the node's own connections to it have it as their source. It is true if an
-	// address of this node is in the ranges.
+	// OwnSource adds to SourceRanges the addresses of the LoadBalancer frontends: where they are this node's,
+	// the node's own connections to them have them as their source. It is true if an address of this node is in
+	// the ranges.
 	OwnSource bool
 	// Excluded are the endpoints that get no new connections, each with its reason.
 	Excluded []Exclusion
@@ -168,6 +168,20 @@ func (p *ServicePort) List(r Route) []Endpoint {
 		return p.Local
 	}
 	return p.Endpoints
+}
+
+// Sources returns SourceRanges with what OwnSource adds to them.
+func (p *ServicePort) Sources() []netip.Prefix {
+	if !p.OwnSource {
+		return p.SourceRanges
+	}
+	all := slices.Clone(p.SourceRanges)
+	for _, f := range p.Frontends {
+		if f.Kind == LoadBalancer {
+			all = append(all, netip.PrefixFrom(f.Addr, f.Addr.BitLen()))
+		}
+	}
+	return all
 }
 
 // LostFrontend is a frontend that the port claims and another Service holds.

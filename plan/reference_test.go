@@ -22,7 +22,7 @@ func reference(c Config, inputs []Input, p Packet) Outcome {
 		})
 	}
 	if held != nil {
-		return held.outcome(c, p)
+		return held.outcome(c, inputs, p)
 	}
 	if !c.GuardClusterIPs {
 		return Outcome{}
@@ -123,9 +123,9 @@ func isPod(c Config, p Packet) bool {
 	return name != "" && p.Interface == name
 }
 
-func (h *holding) outcome(c Config, p Packet) Outcome {
+func (h *holding) outcome(c Config, inputs []Input, p Packet) Outcome {
 	s, detects := h.in.Service, len(c.Detector.Prefixes) > 0 || c.Detector.Interface != ""
-	if h.kind == LoadBalancer && shutOut(c, s, p) {
+	if h.kind == LoadBalancer && h.shutOut(c, inputs, p) {
 		return Outcome{Verdict: Discard}
 	}
 	pod, node := isPod(c, p), ownAddress(p, p.Source)
@@ -160,9 +160,9 @@ func (h *holding) outcome(c Config, p Packet) Outcome {
 }
 
 // shutOut tells whether the source ranges of a load balancer keep a packet away.
-func shutOut(c Config, s *model.Service, p Packet) bool {
+func (h *holding) shutOut(c Config, inputs []Input, p Packet) bool {
 	var limited, nodeInside bool
-	for _, r := range s.SourceRanges {
+	for _, r := range h.in.Service.SourceRanges {
 		if r.Addr().Is4() != (c.Family == model.IPv4) {
 			continue
 		}
@@ -172,7 +172,14 @@ func shutOut(c Config, s *model.Service, p Packet) bool {
 		}
 		nodeInside = nodeInside || slices.ContainsFunc(c.NodeAddrs, r.Contains)
 	}
-	return limited && (!nodeInside || p.Source != p.Dest.Addr())
+	return limited && (!nodeInside || !h.balancesAt(c, inputs, p))
+}
+
+// balancesAt tells whether a packet comes from an address that is the same port's load balancer.
+func (h *holding) balancesAt(c Config, inputs []Input, p Packet) bool {
+	p.Dest = netip.AddrPortFrom(p.Source, h.port.Port)
+	o := holder(inputs, func(s *model.Service, sp model.ServicePort) (FrontendKind, bool) { return kindAt(c, s, sp, p) })
+	return o != nil && o.kind == LoadBalancer && o.in.Name == h.in.Name && o.port == h.port
 }
 
 // endpoints returns what the policies Cluster and Local take, each in order.

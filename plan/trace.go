@@ -159,8 +159,7 @@ func (p *Plan) route(packet Packet, f Frontend) (from string, r Route) {
 
 // admits tells whether a packet's source may use the load balancer.
 func (p *ServicePort) admits(packet Packet) bool {
-	return len(p.SourceRanges) == 0 || p.OwnSource && packet.Source == packet.Dest.Addr() ||
-		slices.ContainsFunc(p.SourceRanges, func(r netip.Prefix) bool { return r.Contains(packet.Source) })
+	return len(p.SourceRanges) == 0 || inAny(p.Sources(), packet.Source)
 }
 
 // unclaimed returns what becomes of a packet that is for no frontend.
