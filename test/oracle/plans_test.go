@@ -1,0 +1,44 @@
+package oracle
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"svcproxy/model"
+)
+
+// Both modes plan alike, and a manifest leads to the plan of the objects that it was printed from.
+func TestManifestsReplay(t *testing.T) {
+	dir := t.TempDir()
+	kinds := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawCluster(t)
+		for _, f := range model.Families {
+			u := universes[f]
+			n, err := c.plan(u, nftablesMode)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, c.manifest())
+			}
+			i, err := c.plan(u, iptablesMode)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := packets(u, n)
+			for _, p := range all {
+				kinds[n.Trace(p).Verdict.String()]++
+			}
+			if err := comparePlans(n, i, all); err != nil {
+				t.Fatalf("%v\n%s", err, c.manifest())
+			}
+			l, err := c.saved(dir)
+			if err == nil {
+				err = samePlan(n, l.plan(u, nftablesMode))
+			}
+			if err != nil {
+				t.Fatalf("%v\n%s", err, c.manifest())
+			}
+		}
+	})
+	t.Log(kinds)
+}
