@@ -23,8 +23,6 @@ type cluster struct {
 	*ControlPlane
 	worker *sandbox.Node
 	client *sandbox.Pod
-	// digs counts the calls of dig.
-	digs int
 }
 
 var (
@@ -161,15 +159,8 @@ func (c *cluster) output(name string, args ...string) (string, error) {
 // answers tell how many of the queries each pod answered.
 type answers map[netip.Addr]int
 
-// dig asks 10.96.0.10 count times from the client pod, each time from a port of its own that none asked from
-// before: connection tracking would lead a query from a port that it still knows to the pod of that time.
+// dig asks 10.96.0.10 count times from the client pod.
 func (c *cluster) dig(count int, transport string) (answers, error) {
-	const window = 200
-	first := 1024 + c.digs*window%(64000/window*window)
-	c.digs++
-	if err := c.client.SetSysctl("net/ipv4/ip_local_port_range", fmt.Sprintf("%d %d", first, first+window-1)); err != nil {
-		return nil, err
-	}
 	args := []string{"@10.96.0.10", "+short", "+time=2", "+tries=1", transport}
 	for range count {
 		args = append(args, "whoami.test", "A")
