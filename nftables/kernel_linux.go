@@ -17,7 +17,8 @@ import (
 // Options tell where and for which family to work.
 type Options struct {
 	Family model.Family
-	// NetNS is the path of a network namespace; empty means the calling thread's.
+	// NetNS is the path of a network namespace, whose use takes CAP_SYS_ADMIN; empty means that of the process,
+	// for which CAP_NET_ADMIN is enough.
 	NetNS string
 	// Log may be nil.
 	Log *zap.Logger
@@ -61,14 +62,15 @@ func openKernel(o Options) (*linux, error) {
 	}
 	k := &linux{family: o.Family, ns: ns, writeBuffer: o.WriteBuffer}
 	if err := k.reopen(); err != nil {
-		return nil, errors.Join(err, ns.Close())
+		return nil, errors.Join(err, closeNetNS(ns))
 	}
 	return k, nil
 }
 
+// openNetNS returns nil for the calling thread's namespace: sockets in another one take CAP_SYS_ADMIN to make.
 func openNetNS(path string) (*os.File, error) {
 	if path == "" {
-		path = "/proc/thread-self/ns/net"
+		return nil, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -77,13 +79,28 @@ func openNetNS(path string) (*os.File, error) {
 	return f, nil
 }
 
+// netNSFd returns the file descriptor that netlink packages take for a namespace, 0 for the thread's own.
+func netNSFd(ns *os.File) int {
+	if ns == nil {
+		return 0
+	}
+	return int(ns.Fd())
+}
+
+func closeNetNS(ns *os.File) error {
+	if ns == nil {
+		return nil
+	}
+	return ns.Close()
+}
+
 func (k *linux) reopen() error {
 	if k.conn != nil {
 		if err := k.conn.CloseLasting(); err != nil {
 			return fmt.Errorf("close netlink socket: %w", err)
 		}
 	}
-	opts := []nft.ConnOption{nft.WithNetNSFd(int(k.ns.Fd())), nft.AsLasting()}
+	opts := []nft.ConnOption{nft.WithNetNSFd(netNSFd(k.ns)), nft.AsLasting()}
 	if k.writeBuffer > 0 {
 		opts = append(opts, nft.WithSockOptions(func(c *netlink.Conn) error { return c.SetWriteBuffer(k.writeBuffer) }))
 	}
@@ -102,7 +119,7 @@ func (k *linux) reopen() error {
 }
 
 func (k *linux) close() error {
-	return errors.Join(k.conn.CloseLasting(), k.ns.Close())
+	return errors.Join(k.conn.CloseLasting(), closeNetNS(k.ns))
 }
 
 // minCapacity in bytes fits into the buffer of a socket as the kernel makes it: net.core.wmem_default is

@@ -108,7 +108,7 @@ func (k *linux) readAll() (*Ruleset, error) {
 const readBuffer = 64 << 10
 
 func (k *linux) dialReader() (*netlink.Conn, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(k.ns.Fd()), MessageBufferSize: readBuffer})
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNSFd(k.ns), MessageBufferSize: readBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}

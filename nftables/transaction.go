@@ -160,12 +160,20 @@ func fitting(o op, elements []KeyedElement, room int) int {
 const (
 	opBytes      = 256
 	ruleBytes    = 1024
+	stickyBytes  = 2048
 	elementBytes = 64
 )
 
 // bytes bounds the size of the step's messages.
 func (o op) bytes() int {
-	n := opBytes + ruleBytes*len(o.chain.Rules)
+	n := opBytes
+	for _, r := range o.chain.Rules {
+		if r.Kind == Stick || r.Kind == PickAndStick {
+			n += stickyBytes
+		} else {
+			n += ruleBytes
+		}
+	}
 	for _, el := range o.elements {
 		n += o.elementBytes(el)
 	}

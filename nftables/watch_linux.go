@@ -72,7 +72,7 @@ func (w *watcher) isOwn(port uint32) bool {
 func (w *watcher) open() (*netlink.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(w.ns.Fd()), MessageBufferSize: readBuffer})
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNSFd(w.ns), MessageBufferSize: readBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket for notifications: %w", err)
 	}
