@@ -418,7 +418,7 @@ func recognise(f model.Family, found []any) Rule {
 		for _, e := range r.exprs(f) {
 			want = append(want, e)
 		}
-		if describe(want) == have {
+		if len(want) == len(found) && describe(want) == have {
 			return r
 		}
 	}
