@@ -326,8 +326,9 @@ func listMessage(f model.Family, p model.Protocol, filtered bool) message {
 	return m
 }
 
-// deleteMessages asks to delete flows of the default zone by tuple and ID. Without a tuple the kernel would
-// delete all flows there are.
+// deleteMessages asks to delete flows of the default zone by the way of their answers and by ID. The kernel makes
+// the ID from the way of the first packet and from where it keeps the entry, so that a new flow of the same client
+// may have the same one; its answers then come from elsewhere. Without a tuple the kernel would delete all flows.
 func deleteMessages(m message, f model.Family, flows []Flow, first uint32) message {
 	for i := range flows {
 		flags := uint16(requestFlag)
@@ -335,7 +336,7 @@ func deleteMessages(m message, f model.Family, flows []Flow, first uint32) messa
 			flags |= acknowledge
 		}
 		at := m.begin(deleteFlowType, flags, first+uint32(i), f)
-		m.tuple(ctaOriginal, flows[i].Protocol, flows[i].Original)
+		m.tuple(ctaReply, flows[i].Protocol, flows[i].Reply)
 		id := flows[i].ID
 		m.attribute(ctaID, byte(id>>24), byte(id>>16), byte(id>>8), byte(id))
 		m.end(at)

@@ -104,7 +104,7 @@ func TestDeletionsNameATupleAndAnID(t *testing.T) {
 				t.Errorf("message of kind %d and number %d", kind, sequence)
 			}
 			got, err := decodeFlow(b[headerSize+familySize : size])
-			if err != nil || got.Original != want.Original || got.ID != want.ID || got.Protocol != want.Protocol {
+			if err != nil || got.Reply != want.Reply || got.ID != want.ID || got.Protocol != want.Protocol {
 				t.Errorf("deletes %v, %v; want %v", got, err, want)
 			}
 			b = b[size:]
