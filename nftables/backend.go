@@ -24,6 +24,9 @@ type kernel interface {
 	observe(ctx context.Context) (*Ruleset, error)
 	// reopen makes a new connection after an error that leaves the old one in doubt.
 	reopen() error
+	// generation returns the number of transactions that anybody has committed in the network namespace, modulo
+	// 2^32.
+	generation() (uint32, error)
 	// capacity is the size in bytes of a transaction that surely fits into the socket's buffer.
 	capacity() int
 	close() error
@@ -43,6 +46,10 @@ type Backend struct {
 	// acked is what the kernel holds unless somebody else changed it; nil before the first change and
 	// after one of which the kernel may have taken a part.
 	acked *state
+	// verified is the generation at which the kernel held acked and nothing else, if isVerified: until there is
+	// another, it need not be read again.
+	verified   uint32
+	isVerified bool
 	// last is what was acknowledged last. It outlives failures: held Services come from it.
 	last *state
 	// sizes are the sizes of the kernel's sets.
@@ -167,8 +174,34 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 // which the kernel echoes, the answers may not fit into a small buffer although all was taken.
 const readBacks = 2
 
+// commit carries out one transaction. It is the only one since the kernel was verified if the generation is the
+// next one.
+func (b *Backend) commit(ops []op) error {
+	err := b.kernel.commit(ops)
+	if b.isVerified {
+		now, genErr := b.kernel.generation()
+		b.verified, b.isVerified = b.verified+1, err == nil && genErr == nil && now == b.verified+1
+	}
+	return err
+}
+
+// unchanged tells whether the kernel surely holds a state, and nobody has committed anything since.
+func (b *Backend) unchanged(st *state) bool {
+	if b.acked == nil || !b.isVerified || !b.acked.same(st) {
+		return false
+	}
+	now, err := b.kernel.generation()
+	return err == nil && now == b.verified
+}
+
 // program makes the kernel hold a state, whatever it holds now.
 func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.Result, error) {
+	if b.unchanged(st) {
+		b.acked = st
+		return plan.Result{}, nil
+	}
+	before, genErr := b.kernel.generation()
+	b.isVerified = false
 	have, err := b.kernel.observe(ctx)
 	if err != nil {
 		return plan.Result{}, fmt.Errorf("read table %s %s: %w", familyWord(b.family), TableName, err)
@@ -182,6 +215,10 @@ func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.R
 	}
 	if d.remake != "" && d.exists {
 		b.log.Info("Making the table anew", zap.String("family", b.family.String()), zap.String("reason", d.remake))
+	}
+	// What was read is verified if nobody has committed meanwhile; and so is what is then written at once.
+	if now, err := b.kernel.generation(); genErr == nil && err == nil && now == before {
+		b.verified, b.isVerified = now, true
 	}
 	if !d.Empty() {
 		if err := b.write(d.ops()); err != nil {
@@ -224,7 +261,7 @@ func (b *Backend) noteSizes(d *Delta, have, want *Ruleset) {
 // write commits steps in one transaction if they fit, and else in ordered ones. If it fails after the kernel
 // may have taken any of them, nothing counts as acknowledged any longer.
 func (b *Backend) write(ops []op) error {
-	err := b.kernel.commit(ops)
+	err := b.commit(ops)
 	for limit := b.kernel.capacity(); tooLong(err) && limit >= ruleBytes; limit /= 2 {
 		ops, err = b.writeParts(ops, limit)
 	}
@@ -243,7 +280,7 @@ func (b *Backend) write(ops []op) error {
 func (b *Backend) writeParts(ops []op, limit int) (rest []op, err error) {
 	parts := split(ops, limit)
 	for i, part := range parts {
-		if err := b.kernel.commit(part); err != nil {
+		if err := b.commit(part); err != nil {
 			return slices.Concat(parts[i:]...), err
 		}
 		b.acked = nil
@@ -288,14 +325,14 @@ func (b *Backend) removeIdle() {
 		return
 	}
 	ops := cleanup(chains, sets)
-	err := b.kernel.commit(ops)
+	err := b.commit(ops)
 	if err == nil {
 		b.forget(ops...)
 		return
 	}
 	b.log.Debug("Deleting idle chains one by one", zap.Error(err))
 	for _, o := range ops {
-		err := b.kernel.commit([]op{o})
+		err := b.commit([]op{o})
 		if err == nil || errors.Is(err, syscall.ENOENT) {
 			b.forget(o)
 			continue

@@ -166,6 +166,7 @@ func TestAChainThatSomebodyUsesStaysAndBlocksNothing(t *testing.T) {
 	p := planOf(b.config(), one, two)
 	h.apply(t, full(p))
 	h.fake.r.Chains["theirs"] = Chain{Rules: []Rule{{Foreign: "goto lb-3"}}}
+	h.fake.gen++
 	h.apply(t, partial(p.Config, b.service(1, nil, model.TCP), b.service(2, nil, model.TCP)))
 	h.time = h.time.Add(idleTime)
 	h.apply(t, partial(p.Config))
@@ -176,6 +177,7 @@ func TestAChainThatSomebodyUsesStaysAndBlocksNothing(t *testing.T) {
 		t.Error("lb-5 is still there because lb-3 is busy")
 	}
 	delete(h.fake.r.Chains, "theirs")
+	h.fake.gen++
 	h.apply(t, partial(p.Config))
 	if _, ok := h.fake.r.Chains["lb-3"]; ok {
 		t.Error("lb-3 is still there though no longer busy")
@@ -189,6 +191,7 @@ func TestAnIdleChainThatSomebodyDeletedIsMadeAgain(t *testing.T) {
 	h.apply(t, full(p))
 	h.apply(t, partial(p.Config, four))
 	delete(h.fake.r.Chains, "lb-3")
+	h.fake.gen++
 	h.apply(t, full(planOf(p.Config, four)))
 	h.apply(t, partial(p.Config, three))
 	h.holds(t, p)
@@ -204,6 +207,7 @@ func TestAnIdleChainThatSomebodyChangedBalancesAgain(t *testing.T) {
 			h.apply(t, full(p))
 			h.apply(t, partial(p.Config, four))
 			h.fake.r.Chains["lb-3"] = Chain{Rules: rules}
+			h.fake.gen++
 			if res := h.apply(t, full(planOf(p.Config, four))); res.Drift == 0 {
 				t.Error("not counted as drift")
 			}
@@ -384,6 +388,7 @@ func TestAnOutgrownSetIsMadeAnew(t *testing.T) {
 	h.apply(t, full(p))
 	h.sizes[servicesMap] = 3
 	h.fake.r.Sets[servicesMap].Size = 3
+	h.fake.gen++
 	all := planOf(p.Config)
 	for i := range 8 {
 		s := b.service(i, b.endpoints(0, 2), model.TCP)
@@ -410,6 +415,7 @@ func TestDriftIsCountedAndDescribed(t *testing.T) {
 		t.Errorf("drift before anything was acknowledged: %+v", res)
 	}
 	clear(h.fake.r.Sets[clusterIPsSet].Elements)
+	h.fake.gen++
 	res := h.apply(t, full(p))
 	if res.Drift != 1 || !strings.Contains(res.Example, "10.96.0.1") || !strings.Contains(res.Example, clusterIPsSet) {
 		t.Errorf("%+v", res)
@@ -433,4 +439,34 @@ func TestAServiceThatCannotBeRenderedIsNamed(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	}
+}
+
+func TestWhatNobodyHasChangedIsNotReadAgain(t *testing.T) {
+	b := builder{model.IPv4}
+	h := newHarness(model.IPv4)
+	p := planOf(b.config(), b.service(1, b.endpoints(0, 3), model.TCP))
+	reads := func(what string, want int, c plan.Change) {
+		t.Helper()
+		before := h.fake.observed
+		h.apply(t, c)
+		if got := h.fake.observed - before; got != want {
+			t.Errorf("%s: read %d times, want %d", what, got, want)
+		}
+	}
+	reads("first", 1, full(p))
+	reads("again", 0, full(p))
+	next := b.service(1, b.endpoints(0, 4), model.TCP)
+	reads("a small change", 0, partial(p.Config, next))
+	p = planOf(b.config(), next)
+	reads("after a change of its own", 0, full(p))
+	h.fake.gen++
+	reads("after somebody else's", 1, full(p))
+	reads("and again", 0, full(p))
+	reads("another plan", 1, full(planOf(b.config())))
+	h.fake.fail = syscall.EINVAL
+	if _, err := h.Apply(t.Context(), partial(p.Config, next)); err == nil {
+		t.Fatal("the failure is not told")
+	}
+	h.fake.fail = nil
+	reads("after a failure", 1, full(planOf(b.config())))
 }

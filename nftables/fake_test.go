@@ -20,8 +20,12 @@ type fakeKernel struct {
 	// lose makes the next commit answer ENOBUFS although it is carried out.
 	lose bool
 
+	// gen is the generation, which tests that change r behind the backend's back raise too.
+	gen uint32
+
 	commits  [][]op
 	elements int
+	observed int
 	reopened int
 }
 
@@ -29,8 +33,9 @@ func newFakeKernel(f model.Family) *fakeKernel {
 	return &fakeKernel{r: &Ruleset{Family: f, Chains: map[string]Chain{}, Sets: map[string]*Set{}}}
 }
 
-func (k *fakeKernel) observe(context.Context) (*Ruleset, error) { return clone(k.r), nil }
+func (k *fakeKernel) observe(context.Context) (*Ruleset, error) { k.observed++; return clone(k.r), nil }
 func (k *fakeKernel) reopen() error                             { k.reopened++; return nil }
+func (k *fakeKernel) generation() (uint32, error)               { return k.gen, nil }
 func (k *fakeKernel) capacity() int                             { return k.room }
 func (k *fakeKernel) close() error                              { return nil }
 
@@ -67,6 +72,7 @@ func (k *fakeKernel) commit(ops []op) error {
 		}
 	}
 	k.r, k.commits = next, append(k.commits, ops)
+	k.gen++
 	for _, o := range ops {
 		k.elements += len(o.elements)
 	}

@@ -133,6 +133,14 @@ func (k *linux) capacity() int {
 	return minCapacity
 }
 
+func (k *linux) generation() (uint32, error) {
+	gen, err := k.conn.GetGen()
+	if err != nil {
+		return 0, fmt.Errorf("read the generation of the ruleset: %w", err)
+	}
+	return gen.ID, nil
+}
+
 func (k *linux) commit(ops []op) error {
 	for _, o := range ops {
 		if err := k.stage(o); err != nil {
