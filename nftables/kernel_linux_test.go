@@ -178,7 +178,7 @@ func TestIncrementalChangesInTheKernelEndWhereRenderDoes(t *testing.T) {
 			apply(t, b, full(planner.Plan()))
 			clock := time.Unix(1e9, 0)
 			b.now = func() time.Time { return clock }
-			for range 20 {
+			for range nstest.Sized(12, 40) {
 				var inputs []plan.Input
 				for range 1 + rnd.IntN(6) {
 					in := bl.input(rnd, rnd.IntN(12))
