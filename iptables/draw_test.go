@@ -131,3 +131,23 @@ func packets(f model.Family) (found []plan.Packet) {
 	}
 	return found
 }
+
+// classes returns a plan with a Service of each class, under the external policy Local and with source ranges.
+func classes(f model.Family) *plan.Plan {
+	c := plan.Config{Family: f, NodeName: drawnNode, NodeAddrs: all(f, "192.168.0.1"), NodePorts: plan.NodePorts{All: true, Loopback: true},
+		Detector: plan.Detector{Prefixes: within(f, "10.244.1.0/24", "10.244.2.0/24")}}
+	var inputs []plan.Input
+	for i, on := range []string{drawnNode, "n2", ""} {
+		name := model.ServiceName{Namespace: "default", Name: "class-" + string(rune('a'+i))}
+		a := func(prefix string) []netip.Addr { return all(f, prefix+string(rune('1'+i))) }
+		s := &model.Service{Name: name, ClusterIPs: a("10.96.0."), ExternalIPs: a("198.51.100.1"), LoadBalancerIPs: a("198.51.100.2"),
+			SourceRanges: within(f, "192.168.0.0/24"), Affinity: time.Hour, ExternalLocal: true, HealthCheckNodePort: uint16(32000 + i),
+			Ports: []model.ServicePort{{Name: "a", Protocol: model.TCP, Port: 80, NodePort: uint16(30080 + i)}}}
+		slice := &model.Slice{Service: name, Family: f, Ports: []model.SlicePort{{Name: "a", Protocol: model.TCP, Port: 8080}}}
+		if on != "" {
+			slice.Endpoints = []model.Endpoint{{Addr: in(f, "10.244.1.1"), Ready: true, Serving: true, NodeName: on}}
+		}
+		inputs = append(inputs, plan.Input{Name: name, Service: s, Slices: []*model.Slice{slice}})
+	}
+	return plan.Build(c, inputs)
+}

@@ -4,7 +4,9 @@ import "slices"
 
 // split divides a change into smaller ones, each of which adds at most so many bytes of text, or one chain.
 // They follow each other so that no rule leads to a chain that is not yet or no longer there, and no
-// connection falls through between them: chains come before those that lead to them, and go after.
+// connection falls through between them: chains come before those that lead to them, and go after. There is one
+// exception: where a frontend passes to another Service and the one that had it changes to the external policy
+// Local, without an endpoint here, in the same change. Only an undivided transaction covers that.
 func (d *delta) split(most int) []delta {
 	s := splitter{whole: d, most: most, part: delta{table: d.table}}
 	for _, name := range calleesFirst(names(d.write), d.want) {

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -151,5 +152,27 @@ COMMIT
 	want := ` -m recent --rcheck --name "a b" --mask 255.255.255.255 --rsource -m addrtype --dst-type LOCAL ! -p tcp -j MARK --set-xmark 0x1/0x3`
 	if got := r.NAT.Chains["KUBE-SVC-A"][0]; string(got.append(nil)) != want {
 		t.Errorf("got  %s\nwant %s", got.append(nil), want)
+	}
+}
+
+// TestViewOfEveryClass shows each frontend with what becomes of a connection from outside.
+func TestViewOfEveryClass(t *testing.T) {
+	for _, f := range model.Families {
+		view := render(t, classes(f)).View()
+		if len(view.Services) != 3 {
+			t.Fatalf("%+v", view)
+		}
+		for i, action := range []string{"", "drop", "reject"} {
+			s := view.Services[i]
+			want := []model.FrontendView{
+				{Type: "NodePort", Port: uint16(30080 + i), Action: action},
+				{Type: "ClusterIP", Address: in(f, fmt.Sprintf("10.96.0.%d", i+1)), Port: 80, Action: map[bool]string{true: action}[action == "reject"]},
+				{Type: "ExternalIP", Address: in(f, fmt.Sprintf("198.51.100.1%d", i+1)), Port: 80, Action: action},
+				{Type: "LoadBalancer", Address: in(f, fmt.Sprintf("198.51.100.2%d", i+1)), Port: 80, Action: action},
+			}
+			if !slices.Equal(s.Frontends, want) || (len(s.Endpoints) == 1) != (action != "reject") {
+				t.Errorf("%s: %+v\nwant %+v", s.Name, s, want)
+			}
+		}
 	}
 }
