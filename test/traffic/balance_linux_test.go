@@ -10,7 +10,7 @@ import (
 )
 
 func TestConnectionsAreSharedEqually(t *testing.T) {
-	everyDataPlane(t, func(t *testing.T, w *world, d dataPlane, f model.Family) {
+	everyDataPlane(t, func(t *testing.T, w *cluster, d dataPlane, f model.Family) {
 		p := newProxy(t, w, d, clusterConfig(f))
 		sizes := []int{2, 3, 5, 10}
 		for i, n := range sizes {
@@ -20,7 +20,7 @@ func TestConnectionsAreSharedEqually(t *testing.T) {
 			t.Run(proto.String(), func(t *testing.T) {
 				for i, n := range sizes {
 					y := newTally()
-					w.clients[0].many(shareConnections(), proto, netip.AddrPortFrom(clusterIP(f, i), servicePorts[proto]), y)
+					many(w.clients[0], shareConnections(), proto, netip.AddrPortFrom(clusterIP(f, i), servicePorts[proto]), y)
 					checkShares(t, y, f, proto, n)
 				}
 			})

@@ -4,13 +4,14 @@ import (
 	"testing"
 
 	"svcproxy/model"
+	"svcproxy/test/world"
 )
 
 // TestEstablishedConnectionsSurvive changes everything around connections. TCP is left to its endpoint to
 // the end; what happens to UDP flows whose endpoint goes is not the backend's to decide, so only those of
 // endpoints that stay are looked at.
 func TestEstablishedConnectionsSurvive(t *testing.T) {
-	everyDataPlane(t, func(t *testing.T, w *world, d dataPlane, f model.Family) {
+	everyDataPlane(t, func(t *testing.T, w *cluster, d dataPlane, f model.Family) {
 		config, vip := clusterConfig(f), clusterIP(f, 0)
 		p := newProxy(t, w, d, config)
 		p.mustSync(t, service("web", vip, 0, 1, 2), service("other", clusterIP(f, 1), 2, 3))
@@ -49,30 +50,30 @@ func TestEstablishedConnectionsSurvive(t *testing.T) {
 
 // keptConn is a connection and the answer that it got first.
 type keptConn struct {
-	*conn
-	first answer
+	*world.Conn
+	first world.Answer
 }
 
 type keptConns struct{ list []keptConn }
 
 // establish makes connections from every kind of place, until every endpoint has some.
-func establish(t *testing.T, w *world, p *proxy, f model.Family) *keptConns {
+func establish(t *testing.T, w *cluster, p *proxy, f model.Family) *keptConns {
 	t.Helper()
 	k := &keptConns{}
 	for _, from := range w.askers() {
 		for _, proto := range []model.Protocol{model.TCP, model.UDP} {
 			for range 8 {
-				c, err := from.dial(proto, frontend(clusterIP(f, 0), proto), patience)
+				c, err := from.Dial(question(proto, frontend(clusterIP(f, 0), proto)))
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Cleanup(c.close)
-				a, err := c.ask()
-				if err != nil {
+				t.Cleanup(c.Close)
+				r, err := c.Ask()
+				if err := unanswered(r, err); err != nil {
 					t.Fatal(err)
 				}
-				if proto == model.TCP || a.endpoint.Addr() != serverAddr(f, 0) {
-					k.list = append(k.list, keptConn{c, a})
+				if proto == model.TCP || r.Endpoint.Addr() != serverAddr(f, 0) {
+					k.list = append(k.list, keptConn{c, r.Answer})
 				}
 			}
 		}
@@ -83,8 +84,8 @@ func establish(t *testing.T, w *world, p *proxy, f model.Family) *keptConns {
 func (k *keptConns) check(t *testing.T, after string) {
 	t.Helper()
 	for _, c := range k.list {
-		if a, err := c.ask(); err != nil || a != c.first {
-			t.Errorf("after %s, %s connection of %v: got %v, %v", after, c.proto, c.first, a, err)
+		if r, err := c.Ask(); err != nil || r.Verdict != world.Answered || r.Answer != c.first {
+			t.Errorf("after %s, %s connection of %v: got %v, %v", after, c.Protocol, c.first, r, err)
 		}
 	}
 }
@@ -93,7 +94,7 @@ func (k *keptConns) check(t *testing.T, after string) {
 func (k *keptConns) stopUDP() {
 	tcp := k.list[:0]
 	for _, c := range k.list {
-		if c.proto == model.TCP {
+		if c.Protocol == model.TCP {
 			tcp = append(tcp, c)
 		}
 	}

@@ -28,7 +28,7 @@ func TestNoConnectionFailsWhileEndpointsFlip(t *testing.T) {
 	}
 }
 
-func connectWhileFlipping(t *testing.T, w *world, d dataPlane, f model.Family) {
+func connectWhileFlipping(t *testing.T, w *cluster, d dataPlane, f model.Family) {
 	udp := nstest.Sized(500, 20_000)
 	tcp := 4 * udp
 	p, vip := newProxy(t, w, d, clusterConfig(f)), clusterIP(f, 0)
@@ -40,9 +40,9 @@ func connectWhileFlipping(t *testing.T, w *world, d dataPlane, f model.Family) {
 	for made == 0 || flipping.count.Load() < leastFlips {
 		var wg sync.WaitGroup
 		for _, from := range w.clients {
-			wg.Go(func() { from.many(tcp/len(w.clients), model.TCP, frontend(vip, model.TCP), y) })
+			wg.Go(func() { many(from, tcp/len(w.clients), model.TCP, frontend(vip, model.TCP), y) })
 		}
-		wg.Go(func() { w.clients[0].many(udp, model.UDP, frontend(vip, model.UDP), y) })
+		wg.Go(func() { many(w.clients[0], udp, model.UDP, frontend(vip, model.UDP), y) })
 		wg.Wait()
 		if made += tcp + udp; t.Failed() || y.failed > 0 {
 			break

@@ -4,12 +4,13 @@ import (
 	"testing"
 
 	"svcproxy/model"
+	"svcproxy/test/world"
 )
 
 // Under the internal traffic policy Local a node without endpoints of its own drops, and one with some
 // leads to these alone.
 func TestInternalTrafficPolicyLocal(t *testing.T) {
-	everyDataPlane(t, func(t *testing.T, w *world, d dataPlane, f model.Family) {
+	everyDataPlane(t, func(t *testing.T, w *cluster, d dataPlane, f model.Family) {
 		c, vip := clusterConfig(f), clusterIP(f, 0)
 		c.NodeName = "node-b"
 		p := newProxy(t, w, d, c)
@@ -19,8 +20,8 @@ func TestInternalTrafficPolicyLocal(t *testing.T) {
 
 		p.mustSync(t, web)
 		for range 20 {
-			a, err := w.clients[0].askOnce(model.TCP, frontend(vip, model.TCP), patience)
-			if err != nil || a.endpoint.Addr() != serverAddr(f, 2) {
+			a, err := ask(w.clients[0], model.TCP, frontend(vip, model.TCP))
+			if err != nil || a.Endpoint.Addr() != serverAddr(f, 2) {
 				t.Fatalf("got %+v, %v; want the answer of server 2, which is on the node", a, err)
 			}
 		}
@@ -28,11 +29,11 @@ func TestInternalTrafficPolicyLocal(t *testing.T) {
 		web.Slices = []*model.Slice{cloned(web.Slices[0])}
 		web.Slices[0].Endpoints[2].NodeName = "node-a"
 		p.mustSync(t, web)
-		w.everyAsker(t, portsOf(vip), silent)
+		w.everyAsker(t, portsOf(vip), world.Silent)
 
 		web.Slices = nil
 		p.mustSync(t, web)
-		w.everyAsker(t, portsOf(vip), refused)
+		w.everyAsker(t, portsOf(vip), world.Refused)
 	})
 }
 

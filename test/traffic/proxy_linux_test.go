@@ -2,7 +2,9 @@ package traffic
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,6 +48,9 @@ type backend interface {
 type proxy struct {
 	planner *plan.Planner
 	backend backend
+	guards  bool
+	// inputs are the Services that there are: the Planner keeps none.
+	inputs map[model.ServiceName]plan.Input
 }
 
 // clusterConfig is the configuration of a cluster whose pods are known.
@@ -62,9 +67,9 @@ func clusterConfig(f model.Family) plan.Config {
 }
 
 // newProxy returns a proxy in the world's node that has programmed no Service yet.
-func newProxy(t *testing.T, w *world, d dataPlane, c plan.Config) *proxy {
+func newProxy(t *testing.T, w *cluster, d dataPlane, c plan.Config) *proxy {
 	t.Helper()
-	b, err := d.new(w.node.ns.Path(), c.Family, zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)))
+	b, err := d.new(w.Node.Path(), c.Family, zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +78,7 @@ func newProxy(t *testing.T, w *world, d dataPlane, c plan.Config) *proxy {
 			t.Error(err)
 		}
 	})
-	p := &proxy{planner: plan.NewPlanner(c), backend: b}
+	p := &proxy{planner: plan.NewPlanner(c), backend: b, guards: d.guards, inputs: map[model.ServiceName]plan.Input{}}
 	p.configure(t, c)
 	return p
 }
@@ -81,7 +86,9 @@ func newProxy(t *testing.T, w *world, d dataPlane, c plan.Config) *proxy {
 // configure changes the configuration.
 func (p *proxy) configure(t *testing.T, c plan.Config) {
 	t.Helper()
+	c.GuardClusterIPs = p.guards
 	p.planner.SetConfig(c)
+	p.planner.Update(slices.Collect(maps.Values(p.inputs)))
 	if _, err := p.backend.Apply(t.Context(), plan.Change{Config: c, Services: p.planner.Plan().Services, Full: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +96,9 @@ func (p *proxy) configure(t *testing.T, c plan.Config) {
 
 // sync brings changed Services into the kernel.
 func (p *proxy) sync(ctx context.Context, changed ...plan.Input) error {
+	for _, in := range changed {
+		p.inputs[in.Name] = in
+	}
 	_, err := p.backend.Apply(ctx, plan.Change{Config: p.planner.Config(), Services: p.planner.Update(changed)})
 	return err
 }
@@ -121,7 +131,7 @@ func deleted(name string) plan.Input {
 }
 
 // everyDataPlane runs a test in every data plane and family.
-func everyDataPlane(t *testing.T, test func(*testing.T, *world, dataPlane, model.Family)) {
+func everyDataPlane(t *testing.T, test func(*testing.T, *cluster, dataPlane, model.Family)) {
 	for _, d := range dataPlanes {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
@@ -131,8 +141,8 @@ func everyDataPlane(t *testing.T, test func(*testing.T, *world, dataPlane, model
 }
 
 // everyFamily runs a test in a world of a data plane.
-func everyFamily(t *testing.T, d dataPlane, test func(*testing.T, *world, dataPlane, model.Family)) {
-	w := newWorld(t)
+func everyFamily(t *testing.T, d dataPlane, test func(*testing.T, *cluster, dataPlane, model.Family)) {
+	w := newCluster(t)
 	for _, f := range model.Families {
 		t.Run(f.String(), func(t *testing.T) { test(t, w, d, f) })
 	}

@@ -6,10 +6,11 @@ import (
 
 	"svcproxy/model"
 	"svcproxy/plan"
+	"svcproxy/test/world"
 )
 
 func TestSourceAddressThatEndpointsSee(t *testing.T) {
-	everyDataPlane(t, func(t *testing.T, w *world, d dataPlane, f model.Family) {
+	everyDataPlane(t, func(t *testing.T, w *cluster, d dataPlane, f model.Family) {
 		known := clusterConfig(f)
 		unknown, all := known, known
 		unknown.Detector.Prefixes = nil
@@ -17,37 +18,34 @@ func TestSourceAddressThatEndpointsSee(t *testing.T) {
 		p, vip := newProxy(t, w, d, known), clusterIP(f, 0)
 		p.mustSync(t, service("web", vip, 0))
 
-		gateway := ofFamily(f, w.gateways)
-		own := func(from place) netip.Addr { return ofFamily(f, from.addrs) }
+		gateway := w.Masquerade(serverAddr(f, 0))
 		for _, c := range []struct {
 			what   string
 			config plan.Config
 			who    string
-			from   place
+			from   *world.Place
 			want   netip.Addr
 		}{
-			{"pods are known", known, "a pod", w.clients[0], own(w.clients[0])},
-			{"pods are known", known, "another endpoint's pod", w.servers[1], own(w.servers[1])},
+			{"pods are known", known, "a pod", w.clients[0], w.clients[0].Addr(f)},
+			{"pods are known", known, "another endpoint's pod", w.servers[1], w.servers[1].Addr(f)},
 			{"pods are known", known, "the endpoint itself", w.servers[0], gateway},
-			{"pods are known", known, "the node", w.node, gateway},
+			{"pods are known", known, "the node", w.Node, gateway},
 			{"pods are known", known, "a host outside", w.outside, gateway},
-			{"pods are unknown", unknown, "a pod", w.clients[0], own(w.clients[0])},
+			{"pods are unknown", unknown, "a pod", w.clients[0], w.clients[0].Addr(f)},
 			{"pods are unknown", unknown, "the endpoint itself", w.servers[0], gateway},
-			{"pods are unknown", unknown, "the node", w.node, own(w.node)},
-			{"pods are unknown", unknown, "a host outside", w.outside, own(w.outside)},
+			{"pods are unknown", unknown, "the node", w.Node, w.Node.Addr(f)},
+			{"pods are unknown", unknown, "a host outside", w.outside, w.outside.Addr(f)},
 			{"everything is masqueraded", all, "a pod", w.clients[0], gateway},
 			{"everything is masqueraded", all, "the endpoint itself", w.servers[0], gateway},
-			{"everything is masqueraded", all, "the node", w.node, gateway},
+			{"everything is masqueraded", all, "the node", w.Node, gateway},
 			{"everything is masqueraded", all, "a host outside", w.outside, gateway},
-			{"pods are known again", known, "a pod", w.clients[0], own(w.clients[0])},
+			{"pods are known again", known, "a pod", w.clients[0], w.clients[0].Addr(f)},
 		} {
-			if !c.config.Equal(p.planner.Config()) {
-				p.configure(t, c.config)
-			}
+			p.configure(t, c.config)
 			for _, proto := range protocols {
-				a, err := c.from.askOnce(proto, frontend(vip, proto), patience)
-				if err != nil || a.source.Addr() != c.want {
-					t.Errorf("%s, %s asks over %s: the endpoint saw %v, want %v; %v", c.what, c.who, proto, a.source, c.want, err)
+				a, err := ask(c.from, proto, frontend(vip, proto))
+				if err != nil || a.Source.Addr() != c.want {
+					t.Errorf("%s, %s asks over %s: the endpoint saw %v, want %v; %v", c.what, c.who, proto, a.Source, c.want, err)
 				}
 			}
 		}
@@ -56,15 +54,15 @@ func TestSourceAddressThatEndpointsSee(t *testing.T) {
 
 // Masquerading is for connections to Services only: pods that talk without one are never hidden.
 func TestConnectionsPastServicesKeepTheirSource(t *testing.T) {
-	everyDataPlane(t, func(t *testing.T, w *world, d dataPlane, f model.Family) {
+	everyDataPlane(t, func(t *testing.T, w *cluster, d dataPlane, f model.Family) {
 		c := clusterConfig(f)
 		c.MasqueradeAll = true
 		newProxy(t, w, d, c).mustSync(t, service("web", clusterIP(f, 0), 0, 1))
-		for _, from := range []place{w.clients[0], w.servers[0], w.outside} {
+		for _, from := range []*world.Place{w.clients[0], w.servers[0], w.outside} {
 			for _, proto := range protocols {
 				to := netip.AddrPortFrom(serverAddr(f, 1), serverPorts[proto])
-				if a := from.mustAsk(t, proto, to); a.endpoint != to || a.source.Addr() != ofFamily(f, from.addrs) {
-					t.Errorf("%s from %v to %s: got %v", proto, from.addrs, to, a)
+				if a := mustAsk(t, from, proto, to); a.Endpoint != to || a.Source.Addr() != from.Addr(f) {
+					t.Errorf("%s from %v to %s: got %v", proto, from, to, a)
 				}
 			}
 		}
