@@ -186,6 +186,14 @@ func (b *Backend) jump(observed, want *Ruleset) (written int, err error) {
 		missing, _ := jumpDiff(observed.table(name).Jumps, want.table(name).Jumps)
 		// Each goes to the front, so the last one comes first.
 		for _, j := range slices.Backward(missing) {
+			for _, old := range observed.table(name).Jumps {
+				if old.unreached && old.same(j) {
+					if err := b.kernel.unjump(name, old); err != nil {
+						return written, err
+					}
+					written++
+				}
+			}
 			if err := b.kernel.jump(name, j); err != nil {
 				return written, err
 			}

@@ -199,6 +199,18 @@ func (k *kernel) jump(table string, j Jump) error {
 	return nil
 }
 
+// unjump deletes a rule that was read back from a built-in chain.
+func (k *kernel) unjump(table string, j Jump) error {
+	words, err := split(nil, j.written)
+	if err == nil {
+		err = k.do(func() error { return k.ipt.Delete(table, j.From, words[1:]...) })
+	}
+	if err != nil {
+		return fmt.Errorf("table %s: delete the jump from %s to %s: %w", table, j.From, j.Rule.Target, k.explain(err))
+	}
+	return nil
+}
+
 // run runs a program in the network namespace. The kernel kills it when svcproxy dies: an iptables-restore that
 // went on could write old rules over those of the next svcproxy.
 func (k *kernel) run(cmd *exec.Cmd) error {

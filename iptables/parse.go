@@ -16,7 +16,7 @@ import (
 // in a form that it does not know are others' too, and kept as they are written where they are in the
 // proxy's chains. The error is that the text breaks off in the middle of a table.
 func Parse(f model.Family, text string) (*Ruleset, error) {
-	p := parser{ruleset: newRuleset(f)}
+	p := parser{ruleset: newRuleset(f), ended: map[string]bool{}}
 	for line := range strings.Lines(text) {
 		p.line(strings.TrimSuffix(line, "\n"))
 	}
@@ -37,6 +37,8 @@ type parser struct {
 	ruleset *Ruleset
 	table   *Table
 	fields  []string
+	// ended are the built-in chains, after their table's name, that a rule has ended for every packet.
+	ended map[string]bool
 	// chain and rules are those of the chain that was read last: iptables-save prints chains whole.
 	chain string
 	rules []Rule
@@ -100,13 +102,25 @@ func (p *parser) rule(line string) {
 		return
 	}
 	if !owned(r.Target) {
+		if r.endsAll() {
+			p.ended[p.table.Name+from] = true
+		}
 		return
 	}
 	if builtin(from) {
-		p.table.Jumps = append(p.table.Jumps, Jump{from, r, written})
+		p.table.Jumps = append(p.table.Jumps, Jump{from, r, written, p.ended[p.table.Name+from]})
 	} else {
 		p.table.foreign[r.Target] = true
 	}
+}
+
+// endsAll tells whether a rule ends its chain for every packet.
+func (r Rule) endsAll() bool {
+	switch r.Target {
+	case targetAccept, targetDrop, targetReject, targetReturn:
+		return r == Rule{Target: r.Target, Comment: r.Comment, Options: r.Options}
+	}
+	return false
 }
 
 // unread returns a rule that cannot be read, such as one with a mask that is no prefix.

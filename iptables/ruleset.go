@@ -36,6 +36,8 @@ type Jump struct {
 	// written is the line after its command, where the jump was read back. Deleting a rule takes its very
 	// words, as the legacy kernel API compares matches in order.
 	written string
+	// unreached says that another's rule before it ends the chain for every packet.
+	unreached bool
 }
 
 // readable returns an error that is ErrUnreadable where a table could not be read back.
@@ -122,10 +124,11 @@ func (t *Table) equal(o *Table) bool {
 	return len(missing)+len(surplus) == 0 && maps.EqualFunc(t.Chains, o.Chains, slices.Equal)
 }
 
-// jumpDiff returns the jumps that are in want only and those that are in base only.
+// jumpDiff returns the jumps that are in want only and those that are in base only. One that no packet reaches
+// counts as missing.
 func jumpDiff(base, want []Jump) (missing, surplus []Jump) {
 	for _, j := range want {
-		if !slices.ContainsFunc(base, j.same) {
+		if !slices.ContainsFunc(base, func(b Jump) bool { return b.same(j) && !b.unreached }) {
 			missing = append(missing, j)
 		}
 	}

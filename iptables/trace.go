@@ -148,7 +148,11 @@ func (t *tracer) hook(h hook, f fate, then func(fate)) {
 	t.at = h
 	var rules []Rule
 	for _, j := range h.table.Jumps {
-		if j.From == h.chain {
+		switch {
+		case j.From != h.chain:
+		case j.unreached:
+			t.doubt("another's rule in %s of table %s keeps packets from %s", h.chain, h.table.Name, j.Rule.Target)
+		default:
 			rules = append(rules, j.Rule)
 		}
 	}

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"maps"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -133,4 +134,36 @@ func holder(o plan.Outcome) string {
 	name, _, _ := strings.Cut(o.Why, ",")
 	name, _, _ = strings.Cut(name, ": ")
 	return name
+}
+
+// TestJumpsBehindOthersRulesAreMoved puts a rule in front that ends the chain for every packet, after which no
+// packet would reach Services.
+func TestJumpsBehindOthersRulesAreMoved(t *testing.T) {
+	everywhere(t, func(t *testing.T, n *node) {
+		p := classes(n.options.Family)
+		n.apply(t, full(p))
+		n.iptables(t, "-t nat -I PREROUTING -j ACCEPT")
+		n.iptables(t, "-I FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+		packet := plan.Packet{Protocol: model.TCP, Source: in(n.options.Family, "203.0.113.9"), Interface: "eth0",
+			Dest: netip.AddrPortFrom(in(n.options.Family, "10.96.0.1"), 80)}
+		trace := func() plan.Outcome {
+			r, err := Observe(t.Context(), n.options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.Trace(packet)
+		}
+		if got := trace(); got.Verdict != plan.Pass || !strings.Contains(got.Why, "PREROUTING") {
+			t.Errorf("behind a rule that accepts all: %v", got)
+		}
+		if result := n.apply(t, full(p)); result.Drift != 1 || !strings.Contains(result.Example, "PREROUTING") {
+			t.Errorf("%+v", result)
+		}
+		if got, want := trace(), p.Trace(packet); !got.Equal(want) {
+			t.Errorf("after the repair: %v, want %v", got, want)
+		}
+		if again := n.apply(t, full(p)); again != (plan.Result{}) {
+			t.Errorf("nothing changed, yet: %+v", again)
+		}
+	})
 }
