@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench fuzz clean packages
+.PHONY: help demo build test test-peer lint bench fuzz clean packages
 
 # An ordinary user's PATH often lacks the folder of iptables and nft.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -12,7 +12,7 @@ FUZZTIME ?= 30s
 RACE := $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## Show kube-dns at work in a private network; needs no root (ARGS="--proxy-mode iptables")
 	bin/svcproxy demo $(ARGS)
@@ -27,7 +27,12 @@ test: packages ## Run all tests; installs the Debian packages that they use wher
 	@[ -n "$(RACE)" ] || echo "no C compiler: testing without the race detector"
 	go vet ./...
 	go test $(RACE) -count=1 -timeout 15m -v ./test/controlplane
-	go test $(RACE) -count=1 -timeout 10m $$(go list ./... | grep -v /test/controlplane)
+	go test $(RACE) -count=1 -timeout 10m $$(go list ./... | grep -vE '/test/(controlplane|peer)$$')
+
+# The first run builds kube-proxy too.
+test-peer: export SVCPROXY_TEST_LONG := 1
+test-peer: packages ## Compare svcproxy with the real kube-proxy, packet by packet
+	go test -count=1 -timeout 15m -v ./test/peer
 
 packages:
 	@.ci/packages

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -26,13 +27,18 @@ const (
 	ServiceCIDRv6 = "fd00:10:96::/112"
 )
 
-const adminToken = "admin-token"
+const (
+	adminToken = "admin-token"
+	securePort = 6443
+)
 
 // A ControlPlane is an API server with its store.
 type ControlPlane struct {
 	Kubeconfig  string                // a file: cluster-admin by a bearer token
 	Certificate string                // a file: who signed the API server's own
 	Client      *kubernetes.Clientset // reaches the namespace from anywhere in this program
+
+	certifiedFor netip.Addr
 }
 
 // StartControlPlane starts etcd and kube-apiserver inside ns, on their usual ports. The API server
@@ -53,7 +59,7 @@ func StartControlPlane(t testing.TB, ns *sandbox.Netns, address netip.Addr) *Con
 		"--listen-peer-urls", "http://127.0.0.1:2380")
 	server := Start(t, ns, Program("kube-apiserver"),
 		"--etcd-servers", "http://127.0.0.1:2379", "--cert-dir", certificates,
-		"--secure-port", "6443", "--bind-address", "0.0.0.0", "--advertise-address", address.String(),
+		"--secure-port", strconv.Itoa(securePort), "--bind-address", "0.0.0.0", "--advertise-address", address.String(),
 		"--service-account-key-file", key, "--service-account-signing-key-file", key,
 		"--service-account-issuer", "https://kubernetes.default.svc", "--service-cluster-ip-range", ServiceCIDR+","+ServiceCIDRv6,
 		"--token-auth-file", tokens, "--authorization-mode", "RBAC", "--disable-admission-plugins", "ServiceAccount")
@@ -68,7 +74,8 @@ func StartControlPlane(t testing.TB, ns *sandbox.Netns, address netip.Addr) *Con
 		_, err := os.Stat(filepath.Join(certificates, "apiserver.key"))
 		return err
 	}, store, server)
-	c.writeKubeconfig(t, address)
+	c.certifiedFor = address
+	c.writeKubeconfig(t, c.Kubeconfig, netip.AddrPortFrom(address, securePort))
 	c.connect(t, ns)
 	Await(t, time.Minute, func() error {
 		_, err := c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
@@ -77,17 +84,27 @@ func StartControlPlane(t testing.TB, ns *sandbox.Netns, address netip.Addr) *Con
 	return c
 }
 
-func (c *ControlPlane) writeKubeconfig(t testing.TB, address netip.Addr) {
+// KubeconfigFor writes a kubeconfig for those who reach the API server at another address than its own, and
+// returns the file.
+func (c *ControlPlane) KubeconfigFor(t testing.TB, at netip.AddrPort) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	c.writeKubeconfig(t, file, at)
+	return file
+}
+
+func (c *ControlPlane) writeKubeconfig(t testing.TB, file string, at netip.AddrPort) {
 	t.Helper()
 	config := clientcmdapi.NewConfig()
 	config.Clusters["local"] = &clientcmdapi.Cluster{
-		Server:               "https://" + netip.AddrPortFrom(address, 6443).String(),
+		Server:               "https://" + at.String(),
+		TLSServerName:        c.certifiedFor.String(),
 		CertificateAuthority: c.Certificate,
 	}
 	config.AuthInfos["admin"] = &clientcmdapi.AuthInfo{Token: adminToken}
 	config.Contexts["local"] = &clientcmdapi.Context{Cluster: "local", AuthInfo: "admin"}
 	config.CurrentContext = "local"
-	if err := clientcmd.WriteToFile(*config, c.Kubeconfig); err != nil {
+	if err := clientcmd.WriteToFile(*config, file); err != nil {
 		t.Fatal(err)
 	}
 }
