@@ -16,6 +16,7 @@ import (
 	"svcproxy/iptables"
 	"svcproxy/model"
 	"svcproxy/nftables"
+	"svcproxy/plan"
 	"svcproxy/test/dataplane"
 	"svcproxy/test/nstest"
 	"svcproxy/test/world"
@@ -66,31 +67,44 @@ func (r *run) cmdRules(s step) error {
 	if err != nil {
 		return err
 	}
-	text, err := r.text()
-	if err != nil {
-		return err
-	}
-	if !pattern.MatchString(text) {
+	if text := r.heldRules()[r.family].Text(); !pattern.MatchString(text) {
 		return fmt.Errorf("not in the rules:\n%s", text)
 	}
 	return nil
 }
 
-// text is what the kernel holds, as svcproxy dump -o text has it.
-func (r *run) text() (string, error) {
-	ctx, path := r.t.Context(), r.world.Node.Path()
-	if r.plane == dataplane.NFTables {
-		held, err := nftables.Observe(ctx, nftables.Options{Family: r.family, NetNS: path})
-		if err != nil {
-			return "", err
+// ruleset are the rules of either backend.
+type ruleset interface {
+	Text() string
+	Trace(plan.Packet) plan.Outcome
+}
+
+// heldRules returns what the kernel holds.
+func (r *run) heldRules() map[model.Family]ruleset {
+	r.t.Helper()
+	ctx, path, all := r.t.Context(), r.world.Node.Path(), map[model.Family]ruleset{}
+	for _, f := range r.script.backendFamilies(r.family) {
+		var err error
+		if r.plane == dataplane.NFTables {
+			all[f], err = nftables.Observe(ctx, nftables.Options{Family: f, NetNS: path})
+		} else {
+			all[f], err = iptables.Observe(ctx, iptables.Options{Family: f, NetNS: path, Binary: r.plane.Name})
 		}
-		return held.Text(), nil
+		if err != nil {
+			r.t.Fatal(err)
+		}
 	}
-	held, err := iptables.Observe(ctx, iptables.Options{Family: r.family, NetNS: path, Binary: r.plane.Name})
-	if err != nil {
-		return "", err
+	return all
+}
+
+// cmdOn runs a program at a place, which must succeed: on PLACE PROGRAM ARGUMENT...
+func (r *run) cmdOn(s step) error {
+	p := r.world.Place(s.word(1))
+	if p == nil || len(s.words) < 3 {
+		return fmt.Errorf("usage: on PLACE PROGRAM ARGUMENT..., and there is a place %q: %t", s.word(1), p != nil)
 	}
-	return held.Text(), nil
+	(&nstest.NS{Netns: p.Netns}).Run(r.t, s.word(2), s.words[3:]...)
+	return nil
 }
 
 // cmdOpen opens a connection that stays, and asks once: open NAME FROM TO:PORT/PROTOCOL EXPECTATION

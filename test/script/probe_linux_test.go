@@ -156,6 +156,7 @@ func parsePort(text string) (uint16, model.Protocol, error) {
 // probes makes probes at once.
 func (r *run) probes(batch []step) {
 	r.t.Helper()
+	held := r.heldRules()
 	var wg sync.WaitGroup
 	for _, s := range batch {
 		p, err := r.parseProbe(s)
@@ -163,7 +164,7 @@ func (r *run) probes(batch []step) {
 			r.fatal(s, err)
 		}
 		wg.Go(func() {
-			if err := errors.Join(r.checkPlan(p), r.check(p)); err != nil {
+			if err := errors.Join(r.checkTraces(p, held), r.check(p)); err != nil {
 				r.t.Errorf("%s:%d: %s\n\t%v", r.script.name, s.line, s.text, err)
 			}
 		})
@@ -220,11 +221,17 @@ func (e *expectation) judge(got world.Result) error {
 	return nil
 }
 
-// checkPlan compares what is expected with what the plan says of the packet.
-func (r *run) checkPlan(p *probe) error {
+// checkTraces compares what is expected with what the plan says of the packet, and that with what the rules say
+// that the kernel holds.
+func (r *run) checkTraces(p *probe, held map[model.Family]ruleset) error {
 	f := model.FamilyOf(p.To.Addr())
 	packet := r.world.Packet(p.from, p.Protocol, p.source, p.To)
-	return p.agrees(r.plan(f).Trace(packet))
+	planned := r.plan(f).Trace(packet)
+	var differ error
+	if ruled := held[f].Trace(packet); !ruled.Equal(planned) {
+		differ = fmt.Errorf("the plan says: %v; the kernel's rules say: %v, by\n\t%s", planned, ruled, strings.Join(ruled.Rules, "\n\t"))
+	}
+	return errors.Join(p.agrees(planned), differ)
 }
 
 func (e *expectation) agrees(o plan.Outcome) error {

@@ -128,8 +128,8 @@ func (r *run) applies(s step) (step, bool, error) {
 func (r *run) take(s step) error {
 	commands := map[string]func(step) error{
 		"settings": r.cmdSettings, "apply": r.cmdApply, "remove": r.cmdRemove, "edit": r.cmdEdit, "stop": r.cmdStop, "start": r.cmdStart,
-		"node-address": r.cmdNodeAddress, "within": r.cmdWithin, "stick": r.cmdStick, "stray": r.cmdStray, "view": r.cmdView, "rules": r.cmdRules,
-		"open": r.cmdOpen, "ask": r.cmdAsk, "flows": r.cmdFlows, "log": r.cmdLog, "health": r.cmdHealth, "serve": r.cmdServe,
+		"node-address": r.cmdNodeAddress, "stick": r.cmdStick, "stray": r.cmdStray, "view": r.cmdView, "rules": r.cmdRules,
+		"open": r.cmdOpen, "ask": r.cmdAsk, "flows": r.cmdFlows, "log": r.cmdLog, "health": r.cmdHealth, "serve": r.cmdServe, "on": r.cmdOn,
 	}
 	command := commands[s.word(0)]
 	if command == nil {
@@ -214,33 +214,26 @@ func (r *run) cmdNodeAddress(s step) error {
 	return err
 }
 
-// cmdServe makes a place answer on one more port, or at one more of its addresses: serve PLACE|ADDRESS PORT/PROTOCOL
+// cmdServe makes a place answer on one more port, at its addresses or at its loopback one:
+// serve PLACE [localhost] PORT/PROTOCOL
 func (r *run) cmdServe(s step) error {
 	p := r.world.Place(s.word(1))
 	if p == nil {
 		return fmt.Errorf("no place %q", s.word(1))
 	}
-	number, protocol, err := parsePort(s.word(2))
+	number, protocol, err := parsePort(s.words[len(s.words)-1])
 	if err != nil {
 		return err
 	}
-	p.Serve(r.t, protocol, number)
-	return nil
-}
-
-// cmdWithin repeats a probe until it is as it should be: within DURATION probe ...
-func (r *run) cmdWithin(s step) error {
-	d, err := time.ParseDuration(s.word(1))
-	if err != nil {
-		return err
+	if s.word(2) != "localhost" {
+		p.Serve(r.t, protocol, number)
+		return nil
 	}
-	text := s.rest(2)
-	inner := step{s.line, text, strings.Fields(text)}
-	p, err := r.parseProbe(inner)
-	if err != nil {
-		return err
+	localhost, err := r.addr("localhost")
+	if err == nil {
+		p.ServeAt(r.t, localhost, protocol, number)
 	}
-	return r.poll(d, func() error { return r.check(p) })
+	return err
 }
 
 // poll calls check until it returns nil, and returns its last error after the time.
