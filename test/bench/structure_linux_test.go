@@ -6,9 +6,9 @@ import (
 	"svcproxy/test/nstest"
 )
 
-// baseChains are the nftables backend's chains that are there with any Services: prerouting, output,
-// postrouting and no-endpoints.
-const baseChains = 4
+// baseChains are the nftables backend's chains that are there with any Services: prerouting, output and
+// postrouting, the two that test sources, source-ranges, node-ports and no-endpoints.
+const baseChains = 8
 
 // classes are the policy classes that need a chain of their own for the same number of endpoints.
 const classes = 1
