@@ -17,14 +17,17 @@ func (b builder) packets(p *plan.Plan, r *rand.Rand, n int) []plan.Packet {
 	for _, s := range p.Services {
 		for _, port := range s.Ports {
 			for _, f := range port.Frontends {
-				a := f.Addr
-				if !a.IsValid() {
-					a = b.own(r.IntN(3))
+				if f.Addr.IsValid() {
+					dests = append(dests, netip.AddrPortFrom(f.Addr, f.Port), netip.AddrPortFrom(f.Addr, f.Port+1))
+					continue
 				}
-				dests = append(dests, netip.AddrPortFrom(a, f.Port), netip.AddrPortFrom(a, f.Port+1))
+				for i := range 3 { // the last is not the node's
+					dests = append(dests, netip.AddrPortFrom(b.own(i), f.Port))
+				}
 			}
 		}
 	}
+	slices.SortFunc(dests, netip.AddrPort.Compare) // one seed, one list
 	var out []plan.Packet
 	for range n {
 		packet := plan.Packet{Protocol: []model.Protocol{model.TCP, model.UDP, model.SCTP}[r.IntN(3)], Dest: dests[r.IntN(len(dests))],

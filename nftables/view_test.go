@@ -58,3 +58,34 @@ func TestCommentsFitAndKeepTheChainsName(t *testing.T) {
 		}
 	}
 }
+
+func TestViewShowsEveryFrontendWithItsKindOnce(t *testing.T) {
+	for _, f := range model.Families {
+		b := builder{f}
+		s := &model.Service{Name: serviceName(1), ClusterIPs: []netip.Addr{b.vip(1)}, ExternalIPs: []netip.Addr{b.outer(1)},
+			LoadBalancerIPs: []netip.Addr{b.outer(2)}, ExternalLocal: true,
+			Ports: []model.ServicePort{{Name: strings.Repeat("p", 63), Protocol: model.TCP, Port: 80, NodePort: 30080}}}
+		s.Name.Name = strings.Repeat("s", 63)
+		sl := &model.Slice{Service: s.Name, Family: f, Ports: []model.SlicePort{{Name: s.Ports[0].Name, Protocol: model.TCP, Port: 8080}},
+			Endpoints: []model.Endpoint{{Addr: b.endpoint(1).Addr, Ready: true, Serving: true, NodeName: "there"},
+				{Addr: b.endpoint(2).Addr, Ready: true, Serving: true, NodeName: "here"}}}
+		p := plan.Build(b.config(), []plan.Input{{Name: s.Name, Service: s, Slices: []*model.Slice{sl}}})
+		v := render1(t, p).View()
+		if len(v.Services) != 1 {
+			t.Fatalf("%s: %d Services: %+v", f, len(v.Services), v.Services)
+		}
+		got := map[model.FrontendView]bool{}
+		for _, fe := range v.Services[0].Frontends {
+			got[fe] = true
+		}
+		for _, want := range []model.FrontendView{{Type: "ClusterIP", Address: b.vip(1), Port: 80}, {Type: "ExternalIP", Address: b.outer(1), Port: 80},
+			{Type: "LoadBalancer", Address: b.outer(2), Port: 80}, {Type: "NodePort", Port: 30080}} {
+			if !got[want] {
+				t.Errorf("%s: no %+v in %+v", f, want, v.Services[0].Frontends)
+			}
+		}
+		if len(got) != 4 || len(v.Services[0].Frontends) != 4 || len(v.Services[0].Endpoints) != 2 || v.Services[0].Endpoints[0].Probability != 0.5 {
+			t.Errorf("%s: %+v", f, v.Services[0])
+		}
+	}
+}
