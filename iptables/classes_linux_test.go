@@ -296,6 +296,7 @@ func (c *cluster) sticks(t *testing.T, from client) {
 func TestNeighboursDoNotReachLoopback(t *testing.T) {
 	for _, binary := range []string{"iptables-legacy", "iptables-nft"} {
 		t.Run(binary, func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, model.IPv4, binary)
 			neighbour := c.hosts[0]
 			if err := neighbour.SetSysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {

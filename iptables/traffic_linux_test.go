@@ -86,6 +86,7 @@ func TestTraffic(t *testing.T) {
 	for _, binary := range []string{"iptables-legacy", "iptables-nft"} {
 		for _, f := range model.Families {
 			t.Run(fmt.Sprintf("%s/%s", binary, f), func(t *testing.T) {
+				t.Parallel()
 				var ips []netip.Addr
 				for _, a := range addrs[f] {
 					ips = append(ips, netip.MustParseAddr(a))
