@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -38,19 +39,31 @@ type scene struct {
 	u       *universe
 	plan    *plan.Plan
 	packets []plan.Packet
-	// outcomes are those of the packets.
-	outcomes []plan.Outcome
+	// targets are the packets that reach a frontend, each with it and its route.
+	targets []target
 }
 
 func newScene(u *universe, p *plan.Plan) *scene {
 	s := &scene{u: u, plan: p, packets: packets(u, p)}
 	for _, packet := range s.packets {
-		s.outcomes = append(s.outcomes, p.Trace(packet))
+		keys := []plan.FrontendKey{{Addr: packet.Dest.Addr(), Protocol: packet.Protocol, Port: packet.Dest.Port()}}
+		if packet.Own(packet.Dest.Addr()) && p.Config.NodePorts.Match(packet.Dest.Addr()) {
+			keys = append(keys, plan.FrontendKey{Protocol: packet.Protocol, Port: packet.Dest.Port()})
+		}
+		if service, port, f := find(p, keys); port != nil {
+			t := target{packet, p.Trace(packet), service, port, f, f.Outside}
+			if p.Config.Detector.Local(packet.Source, packet.Interface) {
+				t.route = f.Pods
+			} else if packet.Own(packet.Source) {
+				t.route = f.Node
+			}
+			s.targets = append(s.targets, t)
+		}
 	}
 	return s
 }
 
-// target is a frontend that a packet reaches.
+// target is a packet that reaches a frontend.
 type target struct {
 	packet   plan.Packet
 	outcome  plan.Outcome
@@ -58,26 +71,6 @@ type target struct {
 	port     *plan.ServicePort
 	frontend plan.Frontend
 	route    plan.Route
-}
-
-// targets returns the packets that reach a frontend, each with it and its route.
-func (s *scene) targets() (all []target) {
-	for i, packet := range s.packets {
-		keys := []plan.FrontendKey{{Addr: packet.Dest.Addr(), Protocol: packet.Protocol, Port: packet.Dest.Port()}}
-		if packet.Own(packet.Dest.Addr()) && s.plan.Config.NodePorts.Match(packet.Dest.Addr()) {
-			keys = append(keys, plan.FrontendKey{Protocol: packet.Protocol, Port: packet.Dest.Port()})
-		}
-		if service, port, f := find(s.plan, keys); port != nil {
-			t := target{packet, s.outcomes[i], service, port, f, f.Outside}
-			if s.plan.Config.Detector.Local(packet.Source, packet.Interface) {
-				t.route = f.Pods
-			} else if packet.Own(packet.Source) {
-				t.route = f.Node
-			}
-			all = append(all, t)
-		}
-	}
-	return all
 }
 
 func find(p *plan.Plan, keys []plan.FrontendKey) (*plan.Service, *plan.ServicePort, plan.Frontend) {
@@ -95,19 +88,28 @@ func find(p *plan.Plan, keys []plan.FrontendKey) (*plan.Service, *plan.ServicePo
 	return nil, nil, plan.Frontend{}
 }
 
-// mutate tries a kind of damage on what a cluster led to: whether there was a place for it, and an error if
-// nobody noticed. changes tells whether damage is any; nil is always.
-func mutate[R any](s *scene, kind mutationKind[R], seed uint64, clone func() R, changes func(R) bool, notice func(R) error) (done bool, err error) {
-	sites := kind.sites(s, clone())
+// trial is what a cluster led to, to be damaged.
+type trial[R any] struct {
+	scene *scene
+	clone func() R
+	// changes tells whether damage is any; nil is always.
+	changes func(R) bool
+	// notice is the oracle's judgement.
+	notice func(R) error
+}
+
+// mutate does a kind of damage: whether there was a place for it, and an error if nobody noticed.
+func (tr trial[R]) mutate(kind mutationKind[R], seed uint64) (done bool, err error) {
+	sites := kind.sites(tr.scene, tr.clone())
 	random := rand.New(rand.NewPCG(seed, 0))
 	random.Shuffle(len(sites), func(i, j int) { sites[i], sites[j] = sites[j], sites[i] })
-	for _, chosen := range sites {
-		damaged := clone()
+	for _, chosen := range sites[:min(len(sites), mostSites)] {
+		damaged := tr.clone()
 		chosen.apply(damaged)
-		if changes != nil && !changes(damaged) {
+		if tr.changes != nil && !tr.changes(damaged) {
 			continue
 		}
-		if notice(damaged) == nil {
+		if tr.notice(damaged) == nil {
 			return true, fmt.Errorf("%s: %s: nobody noticed", kind.name, chosen.what)
 		}
 		return true, nil
@@ -117,42 +119,47 @@ func mutate[R any](s *scene, kind mutationKind[R], seed uint64, clone func() R, 
 
 const (
 	nftablesMutations, iptablesMutations, planMutations = 90, 70, 60
-	// mostDraws bounds the search for a cluster in which a kind of damage matters.
-	mostDraws = 400
+	// mostOfACluster spreads them over clusters, and mostClusters bounds the search for places.
+	mostOfACluster, mostClusters = 5, 2000
+	// mostSites are tried of a kind in a cluster.
+	mostSites = 4
 )
 
 // drawnCluster is the cluster of a seed, the same in every run.
 func drawnCluster(seed uint64) *cluster { return rapid.Custom(drawCluster).Example(int(seed)) }
 
-// everyMutation does n mutations of all kinds in turn. try does one with the cluster of a seed.
-func everyMutation(t *testing.T, n int, kinds []string, try func(kind int, seed uint64) (bool, error)) {
+// everyMutation does n mutations or a few more, of all kinds alike. try makes the trial of a seed.
+func everyMutation[R any](t *testing.T, n int, kinds []mutationKind[R], try func(seed uint64) (trial[R], error)) {
 	t.Helper()
+	each := (n + len(kinds) - 1) / len(kinds)
 	seed, caught := uint64(0), map[string]int{}
-	for i := range n {
-		kind := i % len(kinds)
-		for draws := 0; ; draws++ {
-			if draws == mostDraws {
-				t.Fatalf("%s: no place for it in %d clusters", kinds[kind], draws)
+	for ; slices.ContainsFunc(kinds, func(k mutationKind[R]) bool { return caught[k.name] < each }); seed++ {
+		if seed == mostClusters {
+			t.Fatalf("no place for all kinds of damage in %d clusters: %v", seed, caught)
+		}
+		tr, err := try(seed)
+		if err == nil {
+			err = tr.notice(tr.clone())
+		}
+		if err != nil {
+			t.Fatalf("seed %d, undamaged: %v\nwith %s", seed, err, drawnCluster(seed).manifest())
+		}
+		for i, damaged := 0, 0; i < len(kinds) && damaged < mostOfACluster; i++ {
+			kind := kinds[(int(seed)+i)%len(kinds)]
+			if caught[kind.name] >= each {
+				continue
 			}
-			seed++
-			done, err := try(kind, seed)
+			done, err := tr.mutate(kind, seed)
 			if err != nil {
 				t.Errorf("seed %d: %v\nwith %s", seed, err, drawnCluster(seed).manifest())
 			}
 			if done {
-				caught[kinds[kind]]++
-				break
+				caught[kind.name]++
+				damaged++
 			}
 		}
 	}
-	t.Logf("%d clusters, %d mutations: %v", seed, n, caught)
-}
-
-func names[R any](kinds []mutationKind[R]) (all []string) {
-	for _, k := range kinds {
-		all = append(all, k.name)
-	}
-	return all
+	t.Logf("%d clusters, %d of each of %d kinds", seed, each, len(kinds))
 }
 
 // familyOf has both families take turns.
@@ -165,52 +172,42 @@ func TestDamagedNFTablesIsNoticed(t *testing.T) {
 	for _, f := range model.Families {
 		subjects[f] = newSubject(t, universes[f], dataplane.NFTables, netns)
 	}
-	everyMutation(t, nstest.Sized(nftablesMutations, 2*nftablesMutations), names(nftablesKinds), func(kind int, seed uint64) (bool, error) {
-		s, c, ctx := subjects[familyOf(seed)], drawnCluster(seed), context.Background()
-		if err := s.begin(ctx, c); err != nil {
-			return true, err
+	everyMutation(t, nstest.Sized(nftablesMutations, 3*nftablesMutations), nftablesKinds, func(seed uint64) (tr trial[*nftables.Ruleset], err error) {
+		s, ctx := subjects[familyOf(seed)], context.Background()
+		if err := s.begin(ctx, drawnCluster(seed)); err != nil {
+			return tr, err
 		}
-		scene := newScene(s.u, s.planner.Plan())
+		tr.scene = newScene(s.u, s.planner.Plan())
 		held, err := nftables.Observe(ctx, nftables.Options{Family: s.u.family, NetNS: netns})
-		if err != nil {
-			return true, err
+		tr.clone = func() *nftables.Ruleset { return cloneNFTables(held) }
+		tr.notice = func(r *nftables.Ruleset) error {
+			return compare("the plan", tr.scene.plan, "nftables", r, tr.scene.packets)
 		}
-		return mutate(scene, nftablesKinds[kind], seed, func() *nftables.Ruleset { return cloneNFTables(held) }, nil,
-			func(r *nftables.Ruleset) error {
-				return compare("the plan", scene.plan, "nftables", r, scene.packets)
-			})
+		return tr, err
 	})
 }
 
 func TestDamagedIPTablesIsNoticed(t *testing.T) {
 	t.Parallel()
-	everyMutation(t, nstest.Sized(iptablesMutations, 2*iptablesMutations), names(iptablesKinds), func(kind int, seed uint64) (bool, error) {
+	everyMutation(t, nstest.Sized(iptablesMutations, 3*iptablesMutations), iptablesKinds, func(seed uint64) (tr trial[*iptables.Ruleset], err error) {
 		scene, parsed, err := iptablesScene(seed)
-		if err != nil {
-			return true, err
-		}
-		return mutate(scene, iptablesKinds[kind], seed, func() *iptables.Ruleset { return cloneIPTables(parsed) }, nil,
-			func(r *iptables.Ruleset) error {
+		return trial[*iptables.Ruleset]{scene: scene, clone: func() *iptables.Ruleset { return cloneIPTables(parsed) },
+			notice: func(r *iptables.Ruleset) error {
 				return compare("the plan", scene.plan, "iptables", r, scene.packets)
-			})
+			}}, err
 	})
 }
 
 // A plan that decided otherwise is noticed too: by the rules that the right one led to.
 func TestWrongPlansAreNoticed(t *testing.T) {
 	t.Parallel()
-	everyMutation(t, nstest.Sized(planMutations, 2*planMutations), names(planKinds), func(kind int, seed uint64) (bool, error) {
+	everyMutation(t, nstest.Sized(planMutations, 3*planMutations), planKinds, func(seed uint64) (tr trial[*plan.Plan], err error) {
 		scene, parsed, err := iptablesScene(seed)
-		if err != nil {
-			return true, err
-		}
-		return mutate(scene, planKinds[kind], seed, func() *plan.Plan { return clonePlan(scene.plan) },
-			func(p *plan.Plan) bool {
+		return trial[*plan.Plan]{scene: scene, clone: func() *plan.Plan { return clonePlan(scene.plan) },
+			changes: func(p *plan.Plan) bool {
 				return compare("the plan", scene.plan, "the wrong plan", p, scene.packets) != nil
 			},
-			func(p *plan.Plan) error {
-				return compare("the plan", p, "iptables", parsed, scene.packets)
-			})
+			notice: func(p *plan.Plan) error { return compare("the plan", p, "iptables", parsed, scene.packets) }}, err
 	})
 }
 

@@ -82,7 +82,7 @@ var nftablesKinds = []mutationKind[*nftables.Ruleset]{
 	}),
 	withoutRule("nobody drops what is for no Service", func(s *scene, r nftables.Rule) bool { return r.Kind == nftables.Unallocated }),
 	{"a hairpin is missing", func(s *scene, r *nftables.Ruleset) (all []nftablesSite) {
-		for _, t := range s.targets() {
+		for _, t := range s.targets {
 			if key := string(append(t.packet.Source.AsSlice(), t.packet.Source.AsSlice()...)); hairpin(t) {
 				all = append(all, withoutElement(r, "hairpin", key)...)
 			}
@@ -93,7 +93,7 @@ var nftablesKinds = []mutationKind[*nftables.Ruleset]{
 		if !s.plan.Config.GuardClusterIPs {
 			return nil
 		}
-		for _, t := range s.targets() {
+		for _, t := range s.targets {
 			if t.frontend.Kind == plan.ClusterIP {
 				all = append(all, withoutElement(r, "cluster-ips", string(t.frontend.Addr.AsSlice()))...)
 			}
@@ -129,12 +129,8 @@ func hairpin(t target) bool {
 
 // admittedByOne tells that a source may use a load balancer by a single one of its ranges.
 func admittedByOne(t target) bool {
-	ranges := t.port.SourceRanges
-	if t.port.OwnSource {
-		ranges = append(slices.Clone(ranges), host(t.frontend.Addr).prefix())
-	}
 	n := 0
-	for _, r := range ranges {
+	for _, r := range t.port.Sources() {
 		if r.Contains(t.packet.Source) {
 			n++
 		}
@@ -143,7 +139,7 @@ func admittedByOne(t target) bool {
 }
 
 // any tells whether some packet fits.
-func (s *scene) any(fits func(target) bool) bool { return slices.ContainsFunc(s.targets(), fits) }
+func (s *scene) any(fits func(target) bool) bool { return slices.ContainsFunc(s.targets, fits) }
 
 // keyOf is a frontend as its maps have it: address, protocol and port, each padded to 4 bytes; a node port has
 // the unspecified address.
@@ -188,7 +184,7 @@ func isRanges(set *nftables.Set, key string, extra int, t target) bool {
 // onElements damages elements whose keys begin with a frontend that fitting packets reach.
 func onElements(name string, fits func(target) bool, role func(*nftables.Set, string, int, target) bool, damage func(*nftables.Set, string, target)) mutationKind[*nftables.Ruleset] {
 	return mutationKind[*nftables.Ruleset]{name, func(s *scene, r *nftables.Ruleset) (all []nftablesSite) {
-		for _, t := range s.targets() {
+		for _, t := range s.targets {
 			if !fits(t) {
 				continue
 			}
@@ -230,7 +226,7 @@ func leadsHere(r *nftables.Ruleset, set *nftables.Set, key string, t target) boo
 // it stands what a miss leads to.
 func onRules(name string, fits func(target) bool, which func(nftables.Rule) bool, damage func(*nftables.Rule)) mutationKind[*nftables.Ruleset] {
 	return mutationKind[*nftables.Ruleset]{name, func(s *scene, r *nftables.Ruleset) (all []nftablesSite) {
-		for _, t := range s.targets() {
+		for _, t := range s.targets {
 			if !fits(t) {
 				continue
 			}
@@ -282,7 +278,7 @@ func withoutElement(r *nftables.Ruleset, set, key string) []nftablesSite {
 
 // swaps gives the endpoints of one frontend to another.
 func swaps(s *scene, r *nftables.Ruleset) (all []nftablesSite) {
-	targets := slices.DeleteFunc(s.targets(), func(t target) bool { return !balanced(t) || t.route.Local || t.port.Affinity != 0 })
+	targets := slices.DeleteFunc(slices.Clone(s.targets), func(t target) bool { return !balanced(t) || t.route.Local || t.port.Affinity != 0 })
 	for _, a := range targets {
 		for _, b := range targets {
 			mine, yours := keyOf(a.frontend.FrontendKey, s.u.family)+"\x00\x00\x00\x00", keyOf(b.frontend.FrontendKey, s.u.family)+"\x00\x00\x00\x00"

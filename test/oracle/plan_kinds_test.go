@@ -73,7 +73,7 @@ var planKinds = []mutationKind[*plan.Plan]{
 // decided damages what was decided about the Service port that a packet reaches.
 func decided(name string, damage func(target, *plan.ServicePort, *plan.Frontend)) mutationKind[*plan.Plan] {
 	return mutationKind[*plan.Plan]{name, func(s *scene, _ *plan.Plan) (all []site[*plan.Plan]) {
-		for _, t := range s.targets() {
+		for _, t := range s.targets {
 			all = append(all, site[*plan.Plan]{fmt.Sprint(t.frontend.Kind, " of ", t.port.Name), func(p *plan.Plan) {
 				service := p.Services[t.service.Name]
 				for i := range service.Ports {

@@ -24,7 +24,7 @@ func TestPlanAndRulesAgree(t *testing.T) {
 			dir := t.TempDir()
 			clusters, sent := 0, 0
 			rapid.Check(t, func(t *rapid.T) {
-				sequence(t, s, nstest.Sized(10, 15), func(c *cluster, p *plan.Plan, all []plan.Packet) error {
+				sequence(t, s, nstest.Sized(10, 30), func(c *cluster, p *plan.Plan, all []plan.Packet) error {
 					clusters, sent = clusters+1, sent+len(all)
 					other, err := c.plan(u, iptablesMode)
 					if err != nil {
