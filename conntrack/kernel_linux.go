@@ -208,7 +208,7 @@ func (t *table) Close() error {
 	return nil
 }
 
-// Own returns the destinations of the kernel's local routes, which are the addresses that rules call local.
+// Own returns the destinations of the routes in the kernel's table of local addresses, which rules call local.
 func (t *table) Own(ctx context.Context, f model.Family) ([]netip.Prefix, error) {
 	for range maxReadings {
 		own, err := t.ownOnce(ctx, f)
@@ -264,13 +264,15 @@ func (t *table) ownOnce(ctx context.Context, f model.Family) (own []netip.Prefix
 	}
 }
 
-// decodeRoute returns the destination of a route, and whether it is local.
+// decodeRoute returns the destination of a route, and whether it is one of this node. Local routes in tables other
+// than the local one take in marked packets of transparent proxies, and often stand for everywhere: their
+// destinations are nobody's own.
 func decodeRoute(f model.Family, b []byte) (to netip.Prefix, local bool, err error) {
 	if len(b) < unix.SizeofRtMsg {
 		return netip.Prefix{}, false, errMalformed
 	}
-	bits, kind := int(b[1]), b[7]
-	if b[0] != addressFamily(f) || kind != unix.RTN_LOCAL {
+	bits, table, kind := int(b[1]), b[4], b[7]
+	if b[0] != addressFamily(f) || table != unix.RT_TABLE_LOCAL || kind != unix.RTN_LOCAL {
 		return netip.Prefix{}, false, nil
 	}
 	addr := netip.IPv4Unspecified()

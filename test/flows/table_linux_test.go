@@ -197,6 +197,9 @@ func TestOwnAddressesAreThoseOfTheKernel(t *testing.T) {
 	x.ns.Run(t, "ip", "-6", "address", "add", "2001:db8::1/64", "dev", "d0", "nodad")
 	x.ns.Run(t, "ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
 	x.ns.Run(t, "ip", "route", "add", "203.0.113.0/24", "dev", "d0")
+	// A transparent proxy's routes, for marked packets.
+	x.ns.Run(t, "ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100")
+	x.ns.Run(t, "ip", "-6", "route", "add", "local", "::/0", "dev", "lo", "table", "100")
 	for f, want := range map[model.Family]map[string]bool{
 		model.IPv4: {"192.0.2.1": true, "127.0.0.1": true, "127.9.9.9": true, "198.51.100.77": true,
 			"192.0.2.2": false, "192.0.2.255": false, "203.0.113.1": false, "10.0.0.1": false},
