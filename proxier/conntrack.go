@@ -59,11 +59,13 @@ func (f *flows) clean(ctx context.Context, p *pipeline, full bool) {
 		Full:    full,
 		Partial: len(p.quarantine) > 0,
 	})
-	if ctx.Err() != nil || report.Skipped && err == nil {
+	if ctx.Err() != nil {
 		return
 	}
 	end := f.clock.Now()
-	f.metrics.cleaned(report, end.Sub(start), err)
+	if !report.Skipped || err != nil {
+		f.metrics.cleaned(report, end.Sub(start), err)
+	}
 	f.say(report, end, err)
 }
 

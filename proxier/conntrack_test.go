@@ -19,13 +19,14 @@ import (
 type fakeFlows struct {
 	all      []conntrack.Flow
 	fail     error
+	failOwn  error
 	readings int
 }
 
 func (f *fakeFlows) Open() (conntrack.Table, error) { return f, f.fail }
 func (f *fakeFlows) Close() error                   { return nil }
 
-func (f *fakeFlows) Own(context.Context, model.Family) ([]netip.Prefix, error) { return nil, nil }
+func (f *fakeFlows) Own(context.Context, model.Family) ([]netip.Prefix, error) { return nil, f.failOwn }
 
 func (f *fakeFlows) Flows(_ context.Context, _ model.Family, _ model.Protocol, yield func(conntrack.Flow) bool) error {
 	f.readings++
@@ -195,6 +196,28 @@ func TestCleanUpThatFailsIsSaidOnceAndTriedAgain(t *testing.T) {
 		if got := r.counted(t, name); got != want {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
+	}
+}
+
+// With node ports the node's addresses are looked at even if nothing else asks for a clean-up.
+func TestFailureToFindThatThereIsNothingToCleanEnds(t *testing.T) {
+	objects := udp(service("a", 1), slice("a", 53, 1))
+	objects[0].(*model.Service).Ports[0].NodePort = 30053
+	r := newCleanRig(objects...)
+	for _, fail := range []error{nil, errors.New("no addresses"), nil} {
+		r.table.failOwn = fail
+		if err := r.run(t, false); err != nil {
+			t.Fatal(err)
+		}
+		if at := r.flows.nextTry(time.Time{}); at.IsZero() != (fail == nil) {
+			t.Errorf("failure %v: next try at %v", fail, at)
+		}
+	}
+	if r.table.readings != 1 {
+		t.Errorf("%d readings, want 1", r.table.readings)
+	}
+	if n := r.logs.FilterMessageSnippet("clean again").Len(); n != 1 {
+		t.Errorf("its end was said %d times", n)
 	}
 }
 
