@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"svcproxy/model"
 	"svcproxy/plan"
@@ -45,8 +46,10 @@ type Cleaner struct {
 	family  model.Family
 	kernel  Kernel
 	journal journal
-	// settled says that flows of frontends that went before the start are removed.
-	settled bool
+	// settled says that flows of frontends that went before the start are removed, as far as settledIn tells: the
+	// Service ranges that were known by then, as an API server may give them later than Services.
+	settled   bool
+	settledIn []netip.Prefix
 	// host are the node's own addresses as of late: at others nothing was looked for.
 	host Host
 }
@@ -81,7 +84,7 @@ type Report struct {
 
 // Clean removes the stale flows. After an error the next Clean does what this one left.
 func (c *Cleaner) Clean(ctx context.Context, o Occasion) (Report, error) {
-	start := !c.settled && !o.Partial
+	start := !o.Partial && !c.settledFor(o.Plan.Config)
 	wanted := o.Full || start || c.journal.due
 	if !wanted && c.journal.nodePorts == 0 {
 		return Report{Skipped: true}, nil
@@ -106,8 +109,15 @@ func (c *Cleaner) Clean(ctx context.Context, o Occasion) (Report, error) {
 		return w.report, c.failed(err)
 	}
 	c.journal.cleaned()
-	c.settled, c.host = c.settled || start, host
+	if c.host = host; start {
+		c.settled, c.settledIn = true, slices.Concat(c.settledIn, o.Plan.Config.ServiceCIDRs)
+	}
 	return w.report, nil
+}
+
+// settledFor tells whether flows of frontends that went before the start are removed in all Service ranges.
+func (c *Cleaner) settledFor(config plan.Config) bool {
+	return c.settled && !slices.ContainsFunc(config.ServiceCIDRs, func(p netip.Prefix) bool { return !slices.Contains(c.settledIn, p) })
 }
 
 func (c *Cleaner) failed(err error) error {

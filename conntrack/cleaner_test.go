@@ -84,6 +84,34 @@ func TestRangesCountOnceAllIsProgrammed(t *testing.T) {
 	}
 }
 
+// An API server may give its ServiceCIDRs after Services and slices, and each by itself.
+func TestRangesThatBecomeKnownLaterCountToo(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		all := w.config.ServiceCIDRs
+		k := w.kernel(flow(w.f, w.to(96, 77, 53), w.pod(3)))
+		w.config.ServiceCIDRs = nil
+		c, p := w.started(k)
+		if r := clean(t, c, p); r.Skipped || r.Deleted != 0 {
+			t.Errorf("%+v while no range is known", r)
+		}
+		if r := clean(t, c, p); !r.Skipped {
+			t.Errorf("%+v though no range came", r)
+		}
+		p.Config.ServiceCIDRs = all
+		if r := clean(t, c, p); r.Deleted != 1 || len(k.flows) != 0 {
+			t.Errorf("%+v, left: %v", r, k.flows)
+		}
+		p.Config.ServiceCIDRs = nil
+		if r := clean(t, c, p); !r.Skipped {
+			t.Errorf("%+v though a range went", r)
+		}
+		p.Config.ServiceCIDRs = all
+		if r := clean(t, c, p); !r.Skipped {
+			t.Errorf("%+v though the range was searched before", r)
+		}
+	})
+}
+
 func TestTombstonesLastUntilACleanUpSucceeds(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		k := w.kernel()

@@ -304,7 +304,7 @@ func TestNothingIsStaleAfterACleanUpThatWasSkipped(t *testing.T) {
 				h.table.own, readdressed = h.ownAddrs(), true
 			}
 			if d.below(3, "failed") > 0 { // else there was no clean-up, as the sync failed after all
-				s := h.situation(!h.settled)
+				s := h.situation(!h.settledFor(h.planner.Config()))
 				report, err := h.Clean(t.Context(), Occasion{Plan: h.plan(), Full: full})
 				if err != nil {
 					d.Fatal(err)
