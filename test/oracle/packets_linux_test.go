@@ -27,9 +27,12 @@ func TestPacketsAgree(t *testing.T) {
 			t.Parallel()
 			r := newReality(t, plane)
 			rapid.Check(t, func(t *rapid.T) {
-				c := drawCluster(t)
-				if err := r.judge(context.Background(), c, rapid.Uint64().Draw(t, "which packets")); err != nil {
-					t.Fatalf("%v\nwith %s", err, shown(c, c))
+				before, c := (*cluster)(nil), drawCluster(t)
+				for range rapid.IntRange(1, 2).Draw(t, "steps") {
+					if err := r.judge(context.Background(), before, c, rapid.Uint64().Draw(t, "which packets")); err != nil {
+						t.Fatalf("%v\nwith %s", err, shown(before, c))
+					}
+					before, c = c, c.change(t)
 				}
 			})
 			r.spread(t)
@@ -72,17 +75,17 @@ func newReality(t testing.TB, plane dataplane.Plane) *reality {
 	return r
 }
 
-// judge programs a cluster for both families and sends packets.
-func (r *reality) judge(ctx context.Context, c *cluster, seed uint64) error {
+// judge programs a cluster for both families, as what became of another one unless that is nil, and sends packets.
+func (r *reality) judge(ctx context.Context, before, c *cluster, seed uint64) error {
 	r.clusters++
-	objects, err := c.objects()
-	if err != nil {
-		return err
-	}
 	var errs []error
 	for _, f := range model.Families {
 		s := r.subjects[f]
-		if err := s.program(ctx, c.setup, objects); err != nil {
+		bring := s.follow
+		if before == nil {
+			bring = s.begin
+		}
+		if err := bring(ctx, c); err != nil {
 			return fmt.Errorf("program %s: %w", f, err)
 		}
 		p := s.planner.Plan()
@@ -276,7 +279,7 @@ func (r *reality) source(u *universe, packet plan.Packet, t plan.Target, got wor
 func (r *reality) spread(t testing.TB) {
 	t.Helper()
 	for _, v := range []world.Verdict{world.Answered, world.Refused, world.Silent} {
-		if r.verdicts[v] < nstest.Sized(20, 300) {
+		if r.verdicts[v] < nstest.Sized(10, 300) {
 			t.Errorf("%v was seen %d times only", v, r.verdicts[v])
 		}
 	}

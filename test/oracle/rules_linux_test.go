@@ -67,10 +67,10 @@ func sequence(t *rapid.T, s *subject, steps int, more func(*cluster, *plan.Plan,
 	ctx := context.Background()
 	c := drawCluster(t)
 	err := s.begin(ctx, c)
+	var before *cluster
 	for i := range rapid.IntRange(1, steps).Draw(t, "steps") {
-		before := c
 		if i > 0 {
-			c = c.change(t)
+			before, c = c, c.change(t)
 			err = s.follow(ctx, c)
 		}
 		if err == nil {
@@ -96,7 +96,7 @@ func (s *subject) judge(ctx context.Context, c *cluster, more func(*cluster, *pl
 
 // shown prints a cluster, and the one before it if there was one.
 func shown(before, c *cluster) string {
-	if before == c {
+	if before == nil {
 		return "this manifest, which replays as a file in testdata:\n" + c.manifest()
 	}
 	return fmt.Sprintf("this manifest, which replays as a file in testdata:\n%s\nwhich came after:\n%s", c.manifest(), before.manifest())
