@@ -107,6 +107,34 @@ func (r *run) cmdOn(s step) error {
 	return nil
 }
 
+// cmdBlocked asks what the rules must drop for reasons that are none of a plan's: blocked FROM TO:PORT/PROTOCOL
+func (r *run) cmdBlocked(s step) error {
+	text := s.text + " silent"
+	p, err := r.parseProbe(step{s.line, text, strings.Fields(text)})
+	if err != nil {
+		return err
+	}
+	return r.check(p)
+}
+
+// cmdRouteLocalhost makes a place send what is for 127.0.0.1 to a router, as an attacker would who is root there:
+// route-localhost PLACE ROUTER
+func (r *run) cmdRouteLocalhost(s step) error {
+	p := r.world.Place(s.word(1))
+	if p == nil {
+		return fmt.Errorf("no place %q", s.word(1))
+	}
+	if err := p.SetSysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
+		return err
+	}
+	ns := &nstest.NS{Netns: p.Netns}
+	for _, args := range []string{"rule add pref 10 lookup local", "rule del pref 0", "rule add pref 5 to 127.0.0.1 lookup 77",
+		"route add 127.0.0.1 dev eth0 table 77 via " + s.word(2) + " src " + p.Addr(model.IPv4).String()} {
+		ns.Run(r.t, "ip", strings.Fields(args)...)
+	}
+	return nil
+}
+
 // cmdOpen opens a connection that stays, and asks once: open NAME FROM TO:PORT/PROTOCOL EXPECTATION
 func (r *run) cmdOpen(s step) error {
 	if len(s.words) < 5 {

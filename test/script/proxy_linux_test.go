@@ -189,6 +189,10 @@ func (r *run) set(setting string) (err error) {
 		var on bool
 		on, err = strconv.ParseBool(value)
 		r.settings.NoLocalhostNodePorts = !on
+	case "masqueradeBit":
+		var bit uint64
+		bit, err = strconv.ParseUint(value, 10, 5)
+		r.settings.MasqueradeMark = 1 << bit
 	case "masqueradeAll":
 		r.settings.MasqueradeAll, err = strconv.ParseBool(value)
 	default:

@@ -129,7 +129,7 @@ func (r *run) take(s step) error {
 	commands := map[string]func(step) error{
 		"settings": r.cmdSettings, "apply": r.cmdApply, "remove": r.cmdRemove, "edit": r.cmdEdit, "stop": r.cmdStop, "start": r.cmdStart,
 		"node-address": r.cmdNodeAddress, "stick": r.cmdStick, "stray": r.cmdStray, "view": r.cmdView, "rules": r.cmdRules,
-		"open": r.cmdOpen, "ask": r.cmdAsk, "flows": r.cmdFlows, "log": r.cmdLog, "health": r.cmdHealth, "serve": r.cmdServe, "on": r.cmdOn,
+		"open": r.cmdOpen, "ask": r.cmdAsk, "flows": r.cmdFlows, "log": r.cmdLog, "health": r.cmdHealth, "serve": r.cmdServe, "on": r.cmdOn, "route-localhost": r.cmdRouteLocalhost, "blocked": r.cmdBlocked,
 	}
 	command := commands[s.word(0)]
 	if command == nil {
