@@ -63,6 +63,9 @@ func (c *Cleaner) Acknowledged(change plan.Change, before map[model.ServiceName]
 	c.journal.acknowledged(change, before)
 }
 
+// Failed notes a change that failed, of which the kernel may have taken any part.
+func (c *Cleaner) Failed(change plan.Change) { c.journal.failed(change) }
+
 // Occasion is when a clean-up is wanted.
 type Occasion struct {
 	// Plan is what the kernel acknowledged.

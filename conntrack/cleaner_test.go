@@ -144,6 +144,27 @@ func TestTombstonesLastUntilACleanUpSucceeds(t *testing.T) {
 	})
 }
 
+// Where the table can't be read, a node port that comes and goes must not fill the memory.
+func TestTombstonesAreAsManyAsFrontends(t *testing.T) {
+	w := newWorld(model.IPv4)
+	c, p := w.started(w.kernel())
+	service, frontends := w.service, len(w.frontends())
+	for range 10 {
+		w.service = nil
+		gone := w.acknowledge(c, p)
+		c.Acknowledged(plan.Change{Config: w.config, Services: p.Services}, gone.Services)
+		w.service = service
+	}
+	if got := len(c.journal.tombstones); got != frontends {
+		t.Errorf("%d tombstones, want %d", got, frontends)
+	}
+	for key, places := range c.journal.tombstones {
+		if len(places) > 1 {
+			t.Errorf("%v: %d places, want 1", key, len(places))
+		}
+	}
+}
+
 // While the table is listed an endpoint is replaced, and the kernel ends the list before its end. The rules are
 // as they were until the next sync, and so are the flows they make.
 func TestEndpointsChangedDuringADump(t *testing.T) {

@@ -42,14 +42,14 @@ func (j *journal) acknowledged(c plan.Change, before map[model.ServiceName]*plan
 
 // move notes where node ports answer. All were elsewhere before, if that is another place.
 func (j *journal) move(to plan.NodePorts, before map[model.ServiceName]*plan.Service) {
-	if to.All == j.at.All && to.Loopback == j.at.Loopback && slices.Equal(to.Prefixes, j.at.Prefixes) {
+	if sameNodePorts(to, j.at) {
 		return
 	}
 	if j.nodePorts > 0 {
 		for _, s := range before {
 			for key := range frontendsOf(s) {
 				if isNodePort(key) {
-					j.bury(key)
+					j.bury(key, j.at)
 				}
 			}
 		}
@@ -70,7 +70,7 @@ func (j *journal) replace(old, new *plan.Service) {
 		now := is[key]
 		switch {
 		case now == nil:
-			j.bury(key)
+			j.bury(key, j.at)
 		case !j.due && loses(p, now):
 			j.due = true
 		}
@@ -85,16 +85,26 @@ func (j *journal) replace(old, new *plan.Service) {
 	}
 }
 
-// bury makes a tombstone.
-func (j *journal) bury(key plan.FrontendKey) {
+// failed notes a change of which the kernel may have taken any part, so that flows may be made by it. The frontends
+// that are acknowledged after all outweigh their tombstones.
+func (j *journal) failed(c plan.Change) {
+	for _, s := range c.Services {
+		for key := range frontendsOf(s) {
+			j.bury(key, c.Config.NodePorts)
+		}
+	}
+}
+
+// bury makes a tombstone, of a node port for the addresses where it answered.
+func (j *journal) bury(key plan.FrontendKey, at plan.NodePorts) {
 	if j.tombstones == nil {
 		j.tombstones = Tombstones{}
 	}
-	at := j.tombstones[key]
-	if isNodePort(key) {
-		at = append(at, j.at)
+	places := j.tombstones[key]
+	if isNodePort(key) && !slices.ContainsFunc(places, func(n plan.NodePorts) bool { return sameNodePorts(n, at) }) {
+		places = append(places, at)
 	}
-	j.tombstones[key] = at
+	j.tombstones[key] = places
 	j.due = true
 }
 
@@ -113,6 +123,10 @@ func loses(old, new *plan.ServicePort) bool {
 		}
 	}
 	return false
+}
+
+func sameNodePorts(a, b plan.NodePorts) bool {
+	return a.All == b.All && a.Loopback == b.Loopback && slices.Equal(a.Prefixes, b.Prefixes)
 }
 
 // isNodePort tells whether a frontend has no address of its own.

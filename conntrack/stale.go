@@ -13,7 +13,8 @@ import (
 type Situation struct {
 	// Plan is what the kernel acknowledged for one family.
 	Plan plan.Plan
-	// Tombstones are the frontends that were acknowledged once and that nobody holds now.
+	// Tombstones are the frontends that were acknowledged once, or that the kernel may have had, and that nobody
+	// holds now. Of those that somebody holds they say nothing.
 	Tombstones Tombstones
 	// Host are the node's own addresses, at which node ports may answer.
 	Host Host

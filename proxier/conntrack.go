@@ -47,6 +47,13 @@ func (f *flows) acknowledged(c plan.Change, before map[model.ServiceName]*plan.S
 	}
 }
 
+// failed notes a change of which the kernel may have taken any part.
+func (f *flows) failed(c plan.Change) {
+	if f != nil {
+		f.cleaner.Failed(c)
+	}
+}
+
 // clean removes the flows that are stale after a sync that succeeded. A failure is no failure of the sync: what
 // is programmed is right.
 func (f *flows) clean(ctx context.Context, p *pipeline, full bool) {

@@ -132,6 +132,26 @@ func TestFlowsAreCleanedByWhatWasAcknowledged(t *testing.T) {
 	r.left(t)
 }
 
+// The kernel may have taken a change that failed, as when its answer was lost, and flows are made by it.
+func TestFlowsOfAServiceThatWentBeforeItWasAcknowledgedGo(t *testing.T) {
+	r := newCleanRig(udp(service("a", 1), slice("a", 53, 1))...)
+	if err := r.run(t, false); err != nil {
+		t.Fatal(err)
+	}
+	r.kernel.fail = func(plan.Change) error { return errors.New("no buffer space") }
+	r.store.Update(update(udp(service("b", 2), slice("b", 53, 2))...))
+	if err := r.run(t, false); err == nil {
+		t.Fatal("the sync did not fail")
+	}
+	r.table.all = []conntrack.Flow{to(1, 1), to(2, 2), to(3, 3)}
+	r.kernel.fail = func(plan.Change) error { return nil }
+	r.store.Update(Objects{Services: map[model.ServiceName]*model.Service{service("b", 2).Name: nil}})
+	if err := r.run(t, false); err != nil {
+		t.Fatal(err)
+	}
+	r.left(t, to(1, 1), to(3, 3))
+}
+
 func TestFlowsOfAServiceInQuarantineStay(t *testing.T) {
 	r := newCleanRig(udp(service("a", 1), slice("a", 53, 1))...)
 	if err := r.run(t, false); err != nil {

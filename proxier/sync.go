@@ -196,7 +196,10 @@ func (a *application) do(c plan.Change) error {
 	result, err := a.backend.Apply(a.ctx, c)
 	if err != nil {
 		// Of what is refused nothing was taken; anything else may have left anything.
-		a.trusted = a.trusted && refused(err)
+		if !refused(err) {
+			a.trusted = false
+			a.flows.failed(c)
+		}
 		return err
 	}
 	a.metrics.applied(c.Full, a.clock.Since(start))
