@@ -27,8 +27,9 @@ var serviceNames = []string{"a", "b", "c", "d"}
 
 func one[T any](t *rapid.T, label string, from ...T) T { return rapid.SampledFrom(from).Draw(t, label) }
 
-func some[T any](t *rapid.T, label string, most int, from ...T) []T {
-	return rapid.SliceOfN(rapid.SampledFrom(from), 0, most).Draw(t, label)
+// some draws none, one or two.
+func some[T any](t *rapid.T, label string, from ...T) []T {
+	return rapid.SliceOfN(rapid.SampledFrom(from), 0, one(t, "most of "+label, 0, 2, 1, 2, 2, 2, 2)).Draw(t, label)
 }
 
 // chance is true once in n times, and shrinks to false.
@@ -104,7 +105,7 @@ func drawService(t *rapid.T, name string) *corev1.Service {
 	}
 	spec.ClusterIP = spec.ClusterIPs[0]
 	if chance(t, "external IPs", 2) {
-		spec.ExternalIPs = drawFrontends(t, "external IP", 2)
+		spec.ExternalIPs = drawFrontends(t, "external IP")
 	}
 	if spec.Type == corev1.ServiceTypeLoadBalancer {
 		drawLoadBalancer(t, s)
@@ -128,11 +129,11 @@ func drawService(t *rapid.T, name string) *corev1.Service {
 
 // drawFrontends draws addresses of either family that a Service may have besides ClusterIPs: other Services'
 // ClusterIPs and the node's own addresses are among them.
-func drawFrontends(t *rapid.T, label string, most int) []string {
+func drawFrontends(t *rapid.T, label string) []string {
 	var out []string
 	for _, f := range model.Families {
 		u := universes[f]
-		for _, a := range some(t, label, most, slices.Concat(u.floating, u.floating, []netip.Addr{u.vip, u.primary}, u.clusterIPs)...) {
+		for _, a := range some(t, label, slices.Concat(u.floating, u.floating, u.floating, []netip.Addr{u.vip, u.vip, u.primary}, u.clusterIPs)...) {
 			if !slices.Contains(out, a.String()) {
 				out = append(out, a.String())
 			}
@@ -142,20 +143,21 @@ func drawFrontends(t *rapid.T, label string, most int) []string {
 }
 
 func drawLoadBalancer(t *rapid.T, s *corev1.Service) {
-	for _, a := range drawFrontends(t, "load balancer IP", 2) {
+	for _, a := range drawFrontends(t, "load balancer IP") {
 		ingress := corev1.LoadBalancerIngress{IP: a}
 		if chance(t, "ipMode", 3) {
 			ingress.IPMode = pointer(one(t, "mode", corev1.LoadBalancerIPModeVIP, corev1.LoadBalancerIPModeProxy))
 		}
 		s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, ingress)
 	}
-	if !rapid.Bool().Draw(t, "source ranges") {
+	if one(t, "source ranges", "none", "some", "some") == "none" {
 		return
 	}
 	for _, f := range model.Families {
 		u := universes[f]
-		for _, r := range some(t, "source range", 3, u.allPods, u.pods[0].prefix(), u.hosts[0].prefix(), host(u.primary).prefix(), u.outsideNets,
-			u.loopbacks, netip.PrefixFrom(u.primary, 0)) {
+		s.Spec.LoadBalancerSourceRanges = append(s.Spec.LoadBalancerSourceRanges, one(t, "first range", u.hosts[0].prefix(), u.ownPods, u.outsideNets).String())
+		for _, r := range some(t, "source range", u.allPods, u.pods[0].prefix(), u.hosts[0].prefix(), host(u.primary).prefix(), u.outsideNets,
+			u.ownPods, u.pods[1].prefix(), u.loopbacks, netip.PrefixFrom(u.primary, 0)) {
 			s.Spec.LoadBalancerSourceRanges = append(s.Spec.LoadBalancerSourceRanges, r.Masked().String())
 		}
 	}
@@ -211,7 +213,7 @@ func drawSlice(t *rapid.T, name, service string, f model.Family) *discoveryv1.En
 		}
 	}
 	hinted := one(t, "hints", "none", "none", "zones", "nodes", "both", "mixed")
-	for range rapid.IntRange(0, 3).Draw(t, "endpoints") {
+	for range one(t, "endpoints", 0, 1, 2, 3, 2, 3, 4, 3, 4) {
 		s.Endpoints = append(s.Endpoints, drawEndpoint(t, universes[f], hinted))
 	}
 	return s
