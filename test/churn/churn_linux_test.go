@@ -122,7 +122,7 @@ type fault uint8
 
 const (
 	sound fault = iota
-	// late acknowledges each change one sync before it is applied.
+	// late acknowledges each change one sync before it is applied, and leaves connection tracking as it is.
 	late
 	// forgetful leaves connection tracking as it is.
 	forgetful
@@ -190,7 +190,7 @@ func (d *driver) startProxier(plane dataplane.Plane, netns string, wrong fault) 
 	source := &feed{make(chan proxier.Sink, 1)}
 	o := proxier.Options{Source: source, Backends: backends, Log: log, BackendName: string(d.settings.Mode),
 		Settings: d.settings, NodeName: world.NodeName, NetNS: netns}
-	if wrong != forgetful {
+	if wrong == sound { // a clean-up ahead of the rules would lose answers
 		o.Conntrack = conntrack.NewNetlink(netns)
 	}
 	p, err := proxier.New(o)
