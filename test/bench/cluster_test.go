@@ -21,6 +21,8 @@ type size struct {
 	services int
 	// endpoints of each Service, or -1: drawn from 0 to maxEndpoints for each.
 	endpoints int
+	// mixed gives Services of every class, in turn, see classes.
+	mixed bool
 }
 
 // fixed tells whether every Service has the same number of endpoints.
@@ -35,6 +37,9 @@ func (s size) counts() string {
 }
 
 func (s size) String() string {
+	if s.mixed {
+		return fmt.Sprintf("%d Services of all classes × %s endpoints", s.services, s.counts())
+	}
 	return fmt.Sprintf("%d Services × %s endpoints", s.services, s.counts())
 }
 
@@ -61,6 +66,9 @@ func newCluster(s size) *cluster {
 			ClusterIPs: []netip.Addr{addrIn("10.96.0.0", uint32(i+1))},
 			Ports:      []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}},
 		})
+		if s.mixed {
+			classes[i%len(classes)](c.services[i], uint32(i))
+		}
 		slice := &model.Slice{
 			Name:    model.SliceName{Namespace: name.Namespace, Name: name.Name + "-1"},
 			Service: name,
@@ -74,6 +82,28 @@ func newCluster(s size) *cluster {
 	}
 	return c
 }
+
+// classes are the kinds of Services that a mixed cluster has. Each takes a Service with a ClusterIP and its
+// number.
+var classes = []func(s *model.Service, i uint32){
+	func(*model.Service, uint32) {},
+	func(s *model.Service, i uint32) { s.Ports[0].NodePort = 30000 + uint16(i/classCount) },
+	func(s *model.Service, i uint32) {
+		s.ExternalLocal, s.HealthCheckNodePort = true, 40000+uint16(i/classCount)
+		s.Ports[0].NodePort = 50000 + uint16(i/classCount)
+		s.LoadBalancerIPs = []netip.Addr{addrIn("172.20.0.0", i)}
+	},
+	func(s *model.Service, _ uint32) { s.Affinity = 3 * time.Hour },
+	func(s *model.Service, i uint32) {
+		s.LoadBalancerIPs = []netip.Addr{addrIn("172.20.0.0", i)}
+		s.SourceRanges = []netip.Prefix{netip.PrefixFrom(addrIn("192.0.0.0", i<<8), 24), netip.MustParsePrefix("198.51.100.0/24")}
+	},
+	func(s *model.Service, i uint32) { s.ExternalIPs = []netip.Addr{addrIn("172.24.0.0", i)} },
+	func(s *model.Service, _ uint32) { s.InternalLocal = true },
+}
+
+// classCount is len(classes).
+const classCount = 7
 
 // newEndpoint returns an endpoint at an address that no other has. Addresses are in no order, as those of
 // pods that come and go are not.

@@ -47,6 +47,15 @@ func Benchmark10000Services(b *testing.B) {
 	compare(b, size{services: 10000, endpoints: 10}, nft, iptLegacy)
 }
 
+// Services of every class, to compare with ClusterIPs alone.
+func Benchmark1000ServicesOfAllClasses(b *testing.B) {
+	compare(b, size{services: 1000, endpoints: 10, mixed: true}, nft, iptLegacy, iptNFT)
+}
+
+func Benchmark10000ServicesOfAllClasses(b *testing.B) {
+	compare(b, size{services: 10000, endpoints: 10, mixed: true}, nft, iptLegacy)
+}
+
 // The numbers of endpoints differ, so that every class has its chain.
 func Benchmark1000ServicesDrawn(b *testing.B) {
 	compare(b, size{services: 1000, endpoints: -1}, nft, iptLegacy)

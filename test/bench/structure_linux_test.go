@@ -10,20 +10,30 @@ import (
 // postrouting, the two that test sources, source-ranges, node-ports and no-endpoints.
 const baseChains = 8
 
-// classes are the policy classes that need a chain of their own for the same number of endpoints.
-const classes = 1
+// chainClasses are the policy classes that need a chain of their own for the same number of endpoints.
+const chainClasses = 1
 
 // Chains and rules of the nftables backend follow the distinct numbers of endpoints, not the Services.
 func TestChainsFollowDistinctCounts(t *testing.T) {
 	s := size{services: nstest.Sized(200, 1000), endpoints: -1}
 	c := newCluster(s)
 	r := nft.measure(t, s, 1)
-	if most := baseChains + c.distinct()*classes; r.kernel.chains > most {
+	if most := baseChains + c.distinct()*chainClasses; r.kernel.chains > most {
 		t.Errorf("%v, %d distinct numbers: got %d chains, want at most %d", s, c.distinct(), r.kernel.chains, most)
 	}
-	small, large := nft.measure(t, size{200, 3}, 1), nft.measure(t, size{nstest.Sized(1000, 10000), 3}, 1)
+	small, large := nft.measure(t, size{services: 200, endpoints: 3}, 1), nft.measure(t, size{services: nstest.Sized(1000, 10000), endpoints: 3}, 1)
 	if small.kernel.chains != large.kernel.chains || small.kernel.rules != large.kernel.rules {
 		t.Errorf("more Services alike made more chains or rules: from %+v to %+v", small.kernel, large.kernel)
+	}
+}
+
+// It is so for Services of every class: node ports, the policy Local, session affinity, source ranges.
+func TestChainsDoNotGrowWithServicesOfAnyClass(t *testing.T) {
+	small := nft.measure(t, size{services: 210, endpoints: 3, mixed: true}, 1)
+	large := nft.measure(t, size{services: nstest.Sized(1050, 10500), endpoints: 3, mixed: true}, 1)
+	t.Logf("from %+v to %+v", small.kernel, large.kernel)
+	if small.kernel.chains != large.kernel.chains || small.kernel.rules != large.kernel.rules {
+		t.Errorf("more Services of all classes made more chains or rules: from %+v to %+v", small.kernel, large.kernel)
 	}
 }
 
@@ -41,7 +51,7 @@ func TestWritesFollowTheChange(t *testing.T) {
 		{iptLegacy, 2*(endpoints+1) + 4},
 	} {
 		t.Run(p.name, func(t *testing.T) {
-			r := p.measure(t, size{nstest.Sized(100, 2000), endpoints}, nstest.Sized(5, 20))
+			r := p.measure(t, size{services: nstest.Sized(100, 2000), endpoints: endpoints}, nstest.Sized(5, 20))
 			if got := quantile(r.replaced, 1, writes); got > p.most {
 				t.Errorf("an endpoint replaced: %d rules or elements written, want at most %d", got, p.most)
 			}
