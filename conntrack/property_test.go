@@ -164,6 +164,15 @@ func stalePlainly(s Situation, f Flow) bool {
 			return true
 		}
 	}
+	for _, service := range s.Plan.Services {
+		for _, p := range service.Ports {
+			for _, fe := range p.Frontends {
+				if s.Start && fe.Kind == plan.NodePort && fe.Protocol == model.UDP && fe.Port == to.Port() && s.Host.Own(to.Addr()) {
+					return true
+				}
+			}
+		}
+	}
 	return s.Start && slices.ContainsFunc(s.Plan.Config.ServiceCIDRs, func(r netip.Prefix) bool { return r.Contains(to.Addr()) })
 }
 

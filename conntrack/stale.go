@@ -18,8 +18,9 @@ type Situation struct {
 	Tombstones Tombstones
 	// Host are the node's own addresses, at which node ports may answer.
 	Host Host
-	// Start says that frontends may have gone while nobody was there to see it. Then the ranges that
-	// ClusterIPs are allocated from stand for their tombstones.
+	// Start says that frontends may have gone while nobody was there to see it, or node ports have answered
+	// elsewhere, as in another proxy mode. Then the ranges that ClusterIPs are allocated from and all of the node's
+	// own addresses stand for their tombstones.
 	Start bool
 }
 
@@ -32,7 +33,8 @@ type Tombstones map[plan.FrontendKey][]plan.NodePorts
 //   - to a frontend, whose answers come from anywhere but one of the serving endpoints of its Service port:
 //     from an endpoint that is gone, or from the frontend itself, as the flow was never translated;
 //   - to a tombstone that no frontend replaces, if they are translated: others never were for a Service;
-//   - at the start, to an address and port in a Service range that is no frontend, if they are translated.
+//   - at the start, to an address and port that is no frontend, in a Service range or of a node port at an address
+//     of the node where none answers, if they are translated.
 //
 // A serving endpoint is any that takes the connections it has, whether it gets new ones or not.
 func Stale(s Situation, flows iter.Seq[Flow]) iter.Seq[Flow] {
@@ -85,7 +87,7 @@ func (x *index) stale(f *Flow) bool {
 	if p := x.holder(to); p != nil {
 		return !x.servedBy(p).has(f.Reply.Source)
 	}
-	return f.Translated() && (x.buried(to) || x.Start && x.allocated(to.Addr()))
+	return f.Translated() && (x.buried(to) || x.Start && (x.allocated(to.Addr()) || x.elsewhere(to)))
 }
 
 // holder returns who answers at an address. A frontend with an address of its own comes before a node port.
@@ -112,6 +114,11 @@ func (x *index) buried(to netip.AddrPort) bool {
 // allocated tells whether only a Service can have had an address.
 func (x *index) allocated(a netip.Addr) bool {
 	return slices.ContainsFunc(x.Plan.Config.ServiceCIDRs, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// elsewhere tells whether a node port would answer if all of the node's addresses were node ports'.
+func (x *index) elsewhere(to netip.AddrPort) bool {
+	return x.frontends[nodePortKey(to)] != nil && x.Host.Own(to.Addr())
 }
 
 func addressKey(to netip.AddrPort) plan.FrontendKey {

@@ -290,6 +290,22 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// In another proxy mode, or by other flags, node ports answered at more addresses.
+func TestRestartWithNodePortsElsewhere(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.start = true
+		w.config.NodePorts = plan.NodePorts{Prefixes: []netip.Prefix{netip.PrefixFrom(addr(w.f, 18, 77), w.f.Bits())}}
+		own, local := w.to(18, 2, 30053), netip.AddrPortFrom(loopback(w.f), 30053)
+		w.expect(t, "translated", flow(w.f, own, w.pod(3)), true)
+		w.expect(t, "translated, at loopback", flow(w.f, local, w.pod(3)), true)
+		w.expect(t, "for the node", flow(w.f, own, own), false)
+		w.expect(t, "of another number", flow(w.f, w.to(18, 2, 30054), w.pod(3)), false)
+		w.expect(t, "of another host", flow(w.f, w.to(70, 1, 30053), w.pod(3)), false)
+		w.start = false
+		w.expect(t, "later than at the start", flow(w.f, own, w.pod(3)), false)
+	})
+}
+
 func TestEndpointsThatServeKeepTheirFlows(t *testing.T) {
 	for what, change := range map[string]func(w *world){
 		"hinted to another zone": func(w *world) {
