@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"svcproxy/model"
 	"svcproxy/plan"
@@ -297,6 +298,15 @@ func (w *World) AddNodeAddr(t testing.TB, a netip.Addr) {
 	if err := h.AddrAdd(lo, &netlink.Addr{IPNet: only}); err != nil {
 		t.Fatalf("add address %s to the node: %v", a, err)
 	}
+	// The kernel leaves it to a worker to add the local route of an IPv6 address.
+	nstest.Eventually(t, patience, func() error {
+		family := map[bool]int{true: netlink.FAMILY_V4, false: netlink.FAMILY_V6}[a.Is4()]
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: only}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err == nil && len(routes) == 0 {
+			err = fmt.Errorf("the node has no local route of %s", a)
+		}
+		return err
+	})
 	w.extra = append(w.extra, a)
 }
 
