@@ -32,10 +32,10 @@ type cluster struct {
 
 // setup is the part of the configuration that no object holds. It stands in the first line of a manifest.
 type setup struct {
-	// Detector is "none", "pods" (of all nodes), "node" (this node's pods), "several" (two ranges), "interface"
-	// or "wildcard".
+	// Detector is "none", "pods" (ClusterCIDR), "several" (ClusterCIDR of two ranges), "node" (NodeCIDR),
+	// "interface" (BridgeInterface) or "wildcard" (InterfaceNamePrefix).
 	Detector string `json:"detector"`
-	// NodePorts is "all", "none", "primary", "several" (two ranges) or "loopback" (127.0.0.0/8 alone).
+	// NodePorts are nodePortAddresses: "default", "all", "primary", "several" (two ranges) or "localhost".
 	NodePorts     string `json:"nodePorts"`
 	MasqueradeAll bool   `json:"masqueradeAll"`
 	// Guard and Loopback are those of plan.Config, for the backend that has them.
@@ -43,58 +43,46 @@ type setup struct {
 	Loopback bool `json:"loopback"`
 }
 
-// mode is a backend's share of the configuration.
-type mode uint8
-
-const (
-	nftablesMode mode = iota
-	iptablesMode
-)
-
 // config returns what a family's plan for a backend depends on.
-func (s setup) config(u *universe, m mode, node model.Node, serviceCIDRs []netip.Prefix) plan.Config {
-	c := plan.Config{
-		Family: u.family, NodeName: node.Name, Zone: node.Zone, NodeAddrs: u.of(node.Addrs),
-		Detector: s.detector(u), NodePorts: s.nodePorts(u), MasqueradeAll: s.MasqueradeAll, MasqueradeMark: plan.DefaultMasqueradeMark,
-		GuardClusterIPs: m == nftablesMode && s.Guard,
+func (s setup) config(u *universe, m proxier.Mode, node model.Node, serviceCIDRs []netip.Prefix) plan.Config {
+	settings := proxier.Settings{Mode: m, MasqueradeAll: s.MasqueradeAll, NoLocalhostNodePorts: !s.Loopback}
+	s.detect(u, &settings)
+	addresses := &settings.NodePortAddresses
+	switch s.NodePorts {
+	case "all":
+		addresses.All = true
+	case "primary":
+		addresses.Primary = true
+	case "several":
+		addresses.Prefixes = everyFamily(func(u *universe) []netip.Prefix { return []netip.Prefix{u.ownPods, host(u.vip).prefix()} })
+	case "localhost":
+		addresses.Localhost = true
 	}
-	c.NodePorts.Loopback = m == iptablesMode && s.Loopback && u.family == model.IPv4
-	for _, r := range serviceCIDRs {
-		if model.FamilyOf(r.Addr()) == u.family {
-			c.ServiceCIDRs = append(c.ServiceCIDRs, r)
-		}
-	}
+	c := settings.Config(u.family, node, serviceCIDRs)
+	c.GuardClusterIPs = c.GuardClusterIPs && s.Guard
 	return c
 }
 
-func (s setup) detector(u *universe) plan.Detector {
+func (s setup) detect(u *universe, settings *proxier.Settings) {
 	switch s.Detector {
 	case "pods":
-		return plan.Detector{Prefixes: []netip.Prefix{u.allPods}}
-	case "node":
-		return plan.Detector{Prefixes: []netip.Prefix{u.ownPods}}
+		settings.ClusterCIDRs = everyFamily(func(u *universe) []netip.Prefix { return []netip.Prefix{u.allPods} })
 	case "several":
-		return plan.Detector{Prefixes: []netip.Prefix{u.ownPods, u.hosts[1].prefix()}}
+		settings.ClusterCIDRs = everyFamily(func(u *universe) []netip.Prefix { return []netip.Prefix{u.ownPods, u.hosts[1].prefix()} })
+	case "node":
+		settings.DetectLocalMode = proxier.NodeCIDR
 	case "interface":
-		return plan.Detector{Interface: u.podInterface}
+		settings.DetectLocalMode, settings.BridgeInterface = proxier.BridgeInterface, u.podInterface
 	case "wildcard":
-		return plan.Detector{Interface: u.podInterface[:4] + "+"}
+		settings.DetectLocalMode, settings.InterfaceNamePrefix = proxier.InterfaceNamePrefix, u.podInterface[:len("veth")]
 	}
-	return plan.Detector{}
 }
 
-func (s setup) nodePorts(u *universe) plan.NodePorts {
-	switch s.NodePorts {
-	case "all":
-		return plan.NodePorts{All: true}
-	case "primary":
-		return plan.NodePorts{Prefixes: []netip.Prefix{host(u.primary).prefix()}}
-	case "several":
-		return plan.NodePorts{Prefixes: []netip.Prefix{u.ownPods, host(u.vip).prefix()}}
-	case "loopback":
-		return plan.NodePorts{Prefixes: []netip.Prefix{u.loopbacks}}
+func everyFamily(of func(*universe) []netip.Prefix) (all []netip.Prefix) {
+	for _, f := range model.Families {
+		all = append(all, of(universes[f])...)
 	}
-	return plan.NodePorts{}
+	return all
 }
 
 // names of the objects that a manifest holds once.
@@ -159,7 +147,7 @@ func update(from, to *proxier.Objects) proxier.Objects {
 }
 
 // plan computes a family's plan from nothing.
-func (c *cluster) plan(u *universe, m mode) (*plan.Plan, error) {
+func (c *cluster) plan(u *universe, m proxier.Mode) (*plan.Plan, error) {
 	objects, err := c.objects()
 	if err != nil {
 		return nil, err
@@ -261,7 +249,7 @@ func load(path string) (*loaded, error) {
 }
 
 // plan computes a family's plan from nothing.
-func (l *loaded) plan(u *universe, m mode) *plan.Plan {
+func (l *loaded) plan(u *universe, m proxier.Mode) *plan.Plan {
 	store := proxier.NewStore(world.NodeName)
 	store.Update(*l.objects)
 	batch := store.Tracker(u.family).Take()

@@ -90,14 +90,15 @@ func compare(a string, want tracer, b string, got tracer, all []plan.Packet) err
 	return nil
 }
 
-// comparePlans holds the plans for two backends against each other where both modes do the same.
+// comparePlans holds the plans for both modes against each other, but for what is meant to differ: guards of
+// ClusterIPs, and by default the addresses of node ports.
 func comparePlans(n, i *plan.Plan, all []plan.Packet) error {
 	if !maps.EqualFunc(n.Services, i.Services, (*plan.Service).Equal) {
 		return fmt.Errorf("the modes differ in the decisions about Services: %v and %v", n.Services, i.Services)
 	}
 	unguarded := *n
-	unguarded.Config.GuardClusterIPs = false
-	return compare("the plan for nftables", &unguarded, "the plan for iptables", i, slices.DeleteFunc(slices.Clone(all), func(p plan.Packet) bool { return p.Dest.Addr().IsLoopback() }))
+	unguarded.Config.GuardClusterIPs, unguarded.Config.NodePorts = false, i.Config.NodePorts
+	return compare("the plan for nftables", &unguarded, "the plan for iptables", i, all)
 }
 
 // compareIPTables holds the plan against what iptables reads of its rules.

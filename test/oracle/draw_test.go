@@ -42,7 +42,7 @@ func pointer[T any](v T) *T { return &v }
 func drawSetup(t *rapid.T) setup {
 	return setup{
 		Detector:      one(t, "detector", "none", "pods", "pods", "node", "several", "interface", "wildcard"),
-		NodePorts:     one(t, "node ports", "all", "all", "none", "primary", "several", "loopback"),
+		NodePorts:     one(t, "node ports", "default", "all", "all", "primary", "several", "localhost"),
 		MasqueradeAll: chance(t, "masquerade all", 4), Guard: rapid.Bool().Draw(t, "guard"), Loopback: rapid.Bool().Draw(t, "loopback"),
 	}
 }
@@ -89,6 +89,7 @@ func drawNode(t *rapid.T) *corev1.Node {
 		n.Labels = map[string]string{corev1.LabelTopologyZone: "z1"}
 	}
 	for _, f := range model.Families {
+		n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, universes[f].ownPods.String())
 		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: universes[f].primary.String()})
 	}
 	return n

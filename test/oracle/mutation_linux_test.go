@@ -13,6 +13,7 @@ import (
 	"svcproxy/model"
 	"svcproxy/nftables"
 	"svcproxy/plan"
+	"svcproxy/proxier"
 	"svcproxy/test/dataplane"
 	"svcproxy/test/nstest"
 )
@@ -213,7 +214,7 @@ func TestWrongPlansAreNoticed(t *testing.T) {
 
 func iptablesScene(seed uint64) (*scene, *iptables.Ruleset, error) {
 	u := universes[familyOf(seed)]
-	p, err := drawnCluster(seed).plan(u, iptablesMode)
+	p, err := drawnCluster(seed).plan(u, proxier.IPTables)
 	if err != nil {
 		return nil, nil, err
 	}

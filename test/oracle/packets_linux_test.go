@@ -22,6 +22,7 @@ import (
 // Real packets meet what the plan says: refused, dropped, or answered by an endpoint that it names, which sees
 // the source that it says.
 func TestPacketsAgree(t *testing.T) {
+	t.Parallel()
 	for _, plane := range dataplane.All {
 		t.Run(plane.Name, func(t *testing.T) {
 			t.Parallel()

@@ -6,21 +6,23 @@ import (
 	"pgregory.net/rapid"
 
 	"svcproxy/model"
+	"svcproxy/proxier"
 )
 
 // Both modes plan alike, and a manifest leads to the plan of the objects that it was printed from.
 func TestManifestsReplay(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	kinds := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		c := drawCluster(t)
 		for _, f := range model.Families {
 			u := universes[f]
-			n, err := c.plan(u, nftablesMode)
+			n, err := c.plan(u, proxier.NFTables)
 			if err != nil {
 				t.Fatalf("%v\n%s", err, c.manifest())
 			}
-			i, err := c.plan(u, iptablesMode)
+			i, err := c.plan(u, proxier.IPTables)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -33,7 +35,7 @@ func TestManifestsReplay(t *testing.T) {
 			}
 			l, err := c.saved(dir)
 			if err == nil {
-				err = samePlan(n, l.plan(u, nftablesMode))
+				err = samePlan(n, l.plan(u, proxier.NFTables))
 			}
 			if err != nil {
 				t.Fatalf("%v\n%s", err, c.manifest())

@@ -8,11 +8,13 @@ import (
 
 	"svcproxy/model"
 	"svcproxy/plan"
+	"svcproxy/proxier"
 	"svcproxy/test/dataplane"
 )
 
 // Manifests in testdata are held against everything: what they are about was once wrong, or nearly.
 func TestManifestsInTestdata(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("testdata/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no manifests in testdata: %v", err)
@@ -47,7 +49,7 @@ func (r *reality) replay(t *testing.T, l *loaded, s *subject) {
 	if err := s.check(ctx, p, all); err != nil {
 		t.Error(err)
 	}
-	if err := comparePlans(l.plan(s.u, nftablesMode), l.plan(s.u, iptablesMode), all); err != nil {
+	if err := comparePlans(l.plan(s.u, proxier.NFTables), l.plan(s.u, proxier.IPTables), all); err != nil {
 		t.Error(err)
 	}
 	if err := r.send(s.u, p, r.choose(s.u, p, rand.New(rand.NewPCG(1, 1)))); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"svcproxy/model"
 	"svcproxy/plan"
+	"svcproxy/proxier"
 	"svcproxy/test/dataplane"
 	"svcproxy/test/nstest"
 )
@@ -16,6 +17,7 @@ import (
 // The plan, what the kernel holds for nftables after every step, and what iptables reads, agree about every
 // packet; and what the kernel holds is what a plan made from nothing renders to.
 func TestPlanAndRulesAgree(t *testing.T) {
+	t.Parallel()
 	for _, f := range model.Families {
 		t.Run(f.String(), func(t *testing.T) {
 			t.Parallel()
@@ -26,7 +28,7 @@ func TestPlanAndRulesAgree(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				sequence(t, s, nstest.Sized(10, 30), func(c *cluster, p *plan.Plan, all []plan.Packet) error {
 					clusters, sent = clusters+1, sent+len(all)
-					other, err := c.plan(u, iptablesMode)
+					other, err := c.plan(u, proxier.IPTables)
 					if err != nil {
 						return err
 					}
@@ -49,6 +51,7 @@ func TestPlanAndRulesAgree(t *testing.T) {
 
 // The same for iptables in the kernel, by both of its kernel APIs.
 func TestPlanAndIPTablesInTheKernelAgree(t *testing.T) {
+	t.Parallel()
 	for _, plane := range []dataplane.Plane{dataplane.IPTablesLegacy, dataplane.IPTablesNFT} {
 		for _, f := range model.Families {
 			t.Run(plane.Name+"/"+f.String(), func(t *testing.T) {
@@ -108,5 +111,5 @@ func replays(c *cluster, u *universe, dir string, want *plan.Plan) error {
 	if err != nil {
 		return fmt.Errorf("the manifest can't be loaded: %w", err)
 	}
-	return samePlan(want, l.plan(u, nftablesMode))
+	return samePlan(want, l.plan(u, proxier.NFTables))
 }

@@ -16,7 +16,7 @@ import (
 // subject is a backend that follows a cluster in a kernel, change by change, as the proxier has it do.
 type subject struct {
 	u       *universe
-	mode    mode
+	mode    proxier.Mode
 	plane   dataplane.Plane
 	netns   string
 	backend proxier.Backend
@@ -39,9 +39,9 @@ func newSubject(t testing.TB, u *universe, plane dataplane.Plane, netns string) 
 			t.Error(err)
 		}
 	})
-	s := &subject{u: u, plane: plane, netns: netns, backend: b, mode: iptablesMode}
+	s := &subject{u: u, plane: plane, netns: netns, backend: b, mode: proxier.IPTables}
 	if plane == dataplane.NFTables {
-		s.mode = nftablesMode
+		s.mode = proxier.NFTables
 	}
 	return s
 }
@@ -92,7 +92,7 @@ func (s *subject) check(ctx context.Context, p *plan.Plan, all []plan.Packet) er
 // observe reads the rules back. It is an error if they are not those that the plan renders to. Chains of
 // nftables that nothing leads to any more may stay for a while.
 func (s *subject) observe(ctx context.Context, p *plan.Plan) (tracer, error) {
-	if s.mode == nftablesMode {
+	if s.mode == proxier.NFTables {
 		held, err := nftables.Observe(ctx, nftables.Options{Family: s.u.family, NetNS: s.netns})
 		if err != nil {
 			return nil, err

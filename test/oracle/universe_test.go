@@ -82,16 +82,6 @@ func newUniverse(f model.Family) *universe {
 // own are the node's own addresses, loopback ones apart.
 func (u *universe) own() []netip.Addr { return []netip.Addr{u.primary, u.gateway, u.vip} }
 
-// of returns the addresses of the family.
-func (u *universe) of(all []netip.Addr) (out []netip.Addr) {
-	for _, a := range all {
-		if model.FamilyOf(a) == u.family {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
 // origin is where packets come from.
 type origin struct {
 	source netip.Addr
@@ -125,7 +115,6 @@ var (
 	servicePorts = []uint16{80, 443, 30080}
 	nodePorts    = []uint16{0, 30080, 30443, 80}
 	targetPorts  = []uint16{8080, 8081}
-	allPorts     = []uint16{80, 443, 30080, 30443, 8080, 5353}
 	protocols    = []model.Protocol{model.TCP, model.UDP, model.SCTP}
 )
 
