@@ -13,10 +13,15 @@ import (
 const (
 	kubeProxyTable    = "kube-proxy"
 	kubeServiceIPs    = "service-ips"
+	kubeNodePorts     = "service-nodeports"
 	kubeNoEndpoints   = "no-endpoint-services"
+	kubeNoEndpointsNP = "no-endpoint-nodeports"
 	kubeClusterIPs    = "cluster-ips"
 	kubeAnonymousMaps = "__map"
 )
+
+// kubeSets are the sets and maps that tell about Services.
+var kubeSets = []string{kubeServiceIPs, kubeNodePorts, kubeNoEndpoints, kubeNoEndpointsNP, kubeClusterIPs}
 
 // kubeTable is what kube-proxy's table holds about Services.
 type kubeTable struct {
@@ -39,9 +44,7 @@ type kubeRule struct {
 func (t *kubeTable) view() model.View {
 	v := model.View{Backend: "nftables (kube-proxy)", Services: []model.ServiceView{}}
 	index := map[string]int{}
-	add := func(name string, el KeyedElement, fe model.FrontendView, endpoints []plan.Endpoint) {
-		n := t.family.Bits() / 8
-		proto := model.Protocol(el.Key[n])
+	add := func(name string, proto model.Protocol, fe model.FrontendView, endpoints []plan.Endpoint) {
 		id := name + "/" + proto.String()
 		i, ok := index[id]
 		if !ok {
@@ -55,17 +58,25 @@ func (t *kubeTable) view() model.View {
 			s.Endpoints = shares(name, proto, endpoints)
 		}
 	}
-	for _, el := range t.elements(kubeNoEndpoints) {
-		fe := t.frontend(el)
-		fe.Action = "reject"
-		if el.Data == "drop" {
-			fe.Action = "drop"
-		}
-		add(cmp.Or(el.Comment, fieldsText(t.family, el.Key)), el, fe, nil)
+	// ClusterIPs come first, as their endpoints count: some of the others' may lead to those of this node only.
+	for _, el := range t.frontends(kubeServiceIPs, kubeNodePorts) {
+		_, chain, _ := strings.Cut(el.data.Data, " ")
+		add(kubeServiceName(chain), el.proto, el.view, t.endpoints(chain, 0))
 	}
-	for _, el := range t.elements(kubeServiceIPs) {
-		_, chain, _ := strings.Cut(el.Data, " ")
-		add(kubeServiceName(chain), el, t.frontend(el), t.endpoints(chain, 0))
+	for _, el := range t.frontends(kubeNoEndpoints, kubeNoEndpointsNP) {
+		if el.translated {
+			continue // for who comes from outside; others are led to endpoints on other nodes
+		}
+		el.view.Action = "reject"
+		if el.data.Data == "drop" {
+			el.view.Action = "drop"
+		}
+		add(cmp.Or(el.data.Comment, fieldsText(t.family, el.data.Key)), el.proto, el.view, nil)
+	}
+	for i := range v.Services {
+		slices.SortStableFunc(v.Services[i].Frontends, func(a, b model.FrontendView) int {
+			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+		})
 	}
 	slices.SortFunc(v.Services, func(a, b model.ServiceView) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Protocol, b.Protocol))
@@ -73,19 +84,49 @@ func (t *kubeTable) view() model.View {
 	return v
 }
 
-// elements returns the elements of a map of frontends in order.
-func (t *kubeTable) elements(set string) []KeyedElement {
-	s := &Set{Elements: t.sets[set]}
-	return slices.DeleteFunc(s.sorted(), func(el KeyedElement) bool { return len(el.Key) != t.family.Bits()/8+8 })
+// kubeFrontend is an element of a map of frontends.
+type kubeFrontend struct {
+	data  KeyedElement
+	proto model.Protocol
+	view  model.FrontendView
+	// translated says that an element of the maps of those with endpoints has the same key.
+	translated bool
 }
 
-func (t *kubeTable) frontend(el KeyedElement) model.FrontendView {
+// frontends returns the frontends of a map of addresses and of one of node ports, ClusterIPs first.
+func (t *kubeTable) frontends(addresses, nodePorts string) (out []kubeFrontend) {
 	n := t.family.Bits() / 8
-	fe := model.FrontendView{Type: "External", Address: addrOf(el.Key[:n]), Port: portOf(el.Key[n+4:])}
-	if _, ok := t.sets[kubeClusterIPs][el.Key[:n]]; ok {
-		fe.Type = plan.ClusterIP.String()
+	for _, el := range (&Set{Elements: t.sets[addresses]}).sorted() {
+		if len(el.Key) != n+8 {
+			continue
+		}
+		f := kubeFrontend{data: el, proto: model.Protocol(el.Key[n])}
+		f.view = model.FrontendView{Type: "External", Address: addrOf(el.Key[:n]), Port: portOf(el.Key[n+4:])}
+		if _, ok := t.sets[kubeClusterIPs][el.Key[:n]]; ok {
+			f.view.Type = plan.ClusterIP.String()
+		}
+		_, f.translated = t.sets[kubeServiceIPs][el.Key]
+		out = append(out, f)
 	}
-	return fe
+	slices.SortStableFunc(out, func(a, b kubeFrontend) int {
+		first := func(f kubeFrontend) int {
+			if f.view.Type == plan.ClusterIP.String() {
+				return 0
+			}
+			return 1
+		}
+		return first(a) - first(b)
+	})
+	for _, el := range (&Set{Elements: t.sets[nodePorts]}).sorted() {
+		if len(el.Key) != 8 {
+			continue
+		}
+		f := kubeFrontend{data: el, proto: model.Protocol(el.Key[0])}
+		f.view = model.FrontendView{Type: plan.NodePort.String(), Port: portOf(el.Key[4:])}
+		_, f.translated = t.sets[kubeNodePorts][el.Key]
+		out = append(out, f)
+	}
+	return out
 }
 
 // maxKubeDepth bounds how many chains lead from a frontend to an endpoint.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	nft "github.com/google/nftables"
@@ -17,7 +18,8 @@ import (
 )
 
 // ObserveKubeProxy reads what kube-proxy's nftables mode has programmed for one family: the Services in its
-// map service-ips, with the endpoints that their chains lead to, and those without endpoints. It follows the
+// maps of addresses and of node ports, with the endpoints that their chains lead to, and those without
+// endpoints. It follows the
 // table of Kubernetes 1.37; without such a table there are no Services.
 func ObserveKubeProxy(ctx context.Context, o Options) (model.View, error) {
 	k, err := openKernel(o)
@@ -75,7 +77,7 @@ func (k *linux) readKubeProxyOnce() (*kubeTable, error) {
 	var specs []SetSpec
 	if err := k.dump(d, unix.NFT_MSG_GETSET, []netlink.Attribute{table}, func(m netlink.Message) error {
 		s, _, err := parseSet(m)
-		if s.Name == kubeServiceIPs || s.Name == kubeNoEndpoints || s.Name == kubeClusterIPs || s.Map && strings.HasPrefix(s.Name, kubeAnonymousMaps) {
+		if slices.Contains(kubeSets, s.Name) || s.Map && strings.HasPrefix(s.Name, kubeAnonymousMaps) {
 			specs = append(specs, s.SetSpec)
 		}
 		return err

@@ -18,6 +18,8 @@ table ip kube-proxy {
 	set affinity-GTK6MW7G-ns5/svc5/tcp/p80__10.180.0.3/80 { type ipv4_addr; flags dynamic,timeout; timeout 10800s; }
 	map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }
 	map no-endpoint-services { type ipv4_addr . inet_proto . inet_service : verdict; }
+	map service-nodeports { type inet_proto . inet_service : verdict; }
+	map no-endpoint-nodeports { type inet_proto . inet_service : verdict; }
 	chain reject-chain { reject; }
 	chain mark-for-masquerade { mark set mark or 0x4000; }
 	chain service-ULMVA6XW-ns1/svc1/tcp/p80 { meta l4proto tcp dnat to 10.180.0.1:80; }
@@ -42,6 +44,10 @@ add element ip kube-proxy service-ips { 172.30.0.41 . tcp . 80 : goto service-UL
 add element ip kube-proxy service-ips { 172.30.0.44 . tcp . 80 : goto service-LAUZTJTB-ns4/svc4/tcp/p80 }
 add element ip kube-proxy service-ips { 192.168.99.33 . tcp . 80 : goto external-LAUZTJTB-ns4/svc4/tcp/p80 }
 add element ip kube-proxy service-ips { 172.30.0.45 . tcp . 80 : goto service-HVFWP5L3-ns5/svc5/tcp/p80 }
+add element ip kube-proxy service-nodeports { tcp . 30044 : goto external-LAUZTJTB-ns4/svc4/tcp/p80 }
+add element ip kube-proxy no-endpoint-nodeports { tcp . 30044 comment "ns4/svc4:p80" : drop }
+add element ip kube-proxy no-endpoint-services { 192.168.99.33 . tcp . 80 comment "ns4/svc4:p80" : drop }
+add element ip kube-proxy no-endpoint-nodeports { tcp . 30046 comment "ns6/svc6:p80" : goto reject-chain }
 add element ip kube-proxy no-endpoint-services { 172.30.0.46 . tcp . 80 comment "ns6/svc6:p80" : goto reject-chain }
 `
 
@@ -70,11 +76,14 @@ func TestKubeProxysRulesAreRead(t *testing.T) {
 	at := func(kind, addr, action string) model.FrontendView {
 		return model.FrontendView{Type: kind, Address: netip.MustParseAddr(addr), Port: 80, Action: action}
 	}
+	nodePort := func(port uint16, action string) model.FrontendView {
+		return model.FrontendView{Type: "NodePort", Port: port, Action: action}
+	}
 	want := model.View{Backend: "nftables (kube-proxy)", Services: []model.ServiceView{
 		service(name("ns1", "svc1"), []model.FrontendView{at("ClusterIP", "172.30.0.41", "")}, "10.180.0.1:80"),
-		service(name("ns4", "svc4"), []model.FrontendView{at("ClusterIP", "172.30.0.44", ""), at("External", "192.168.99.33", "")}, "10.180.0.4:80", "10.180.0.5:8080"),
+		service(name("ns4", "svc4"), []model.FrontendView{nodePort(30044, ""), at("ClusterIP", "172.30.0.44", ""), at("External", "192.168.99.33", "")}, "10.180.0.4:80", "10.180.0.5:8080"),
 		service(name("ns5", "svc5"), []model.FrontendView{at("ClusterIP", "172.30.0.45", "")}, "10.180.0.3:80"),
-		service(name("ns6", "svc6"), []model.FrontendView{at("ClusterIP", "172.30.0.46", "reject")}),
+		service(name("ns6", "svc6"), []model.FrontendView{nodePort(30046, "reject"), at("ClusterIP", "172.30.0.46", "reject")}),
 	}}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
