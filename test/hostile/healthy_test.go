@@ -7,6 +7,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"svcproxy/model"
+	"svcproxy/test/world"
 )
 
 // The healthy Services: healthyServices of them, of both families. They answer at healthyPort, each with all
@@ -17,13 +20,9 @@ const (
 	healthyServices  = 4
 	healthyPort      = 80
 	serverPort       = 8080
+	// servers are the first pods of the world.
+	servers = 2
 )
-
-// serverAddrs are the addresses of the pods behind the healthy Services, by family.
-var serverAddrs = map[discoveryv1.AddressType][]string{
-	discoveryv1.AddressTypeIPv4: {"10.244.0.3", "10.244.0.4"},
-	discoveryv1.AddressTypeIPv6: {"fd00:10:244::3", "fd00:10:244::4"},
-}
 
 func healthyName(i int) string { return fmt.Sprintf("web-%d", i) }
 
@@ -43,15 +42,15 @@ func healthy() []any {
 				Ports:      []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: healthyPort}},
 			},
 		})
-		for t, addrs := range serverAddrs {
+		for t, f := range map[discoveryv1.AddressType]model.Family{discoveryv1.AddressTypeIPv4: model.IPv4, discoveryv1.AddressTypeIPv6: model.IPv6} {
 			slice := &discoveryv1.EndpointSlice{
 				ObjectMeta: metav1.ObjectMeta{Namespace: healthyNamespace, Name: fmt.Sprintf("%s-%s", healthyName(i), strings.ToLower(string(t))),
 					Labels: map[string]string{discoveryv1.LabelServiceName: healthyName(i)}},
 				AddressType: t,
 				Ports:       []discoveryv1.EndpointPort{{Name: new("http"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(serverPort))}},
 			}
-			for _, a := range addrs {
-				slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
+			for server := range servers {
+				slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{world.PodAddr(f, server).String()}})
 			}
 			all = append(all, slice)
 		}

@@ -36,7 +36,7 @@ func TestManifests(t *testing.T) {
 			t.Logf("%d documents: %d Services and %d slices are served, %d errors, %d warnings",
 				c.documents, len(objects.Services), len(objects.Slices), len(errs), len(objects.Warnings))
 
-			w := newWorld(t)
+			w := newCluster(t)
 			p := startProxy(t, w, c.Plane, proxier.NewManifestSource([]string{folder.dir}, zap.NewNop()))
 			p.waitFor(t, objects)
 			p.check(t, objects)

@@ -40,7 +40,7 @@ func TestObjects(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			g := newGenerator(seed(t))
 			g.few = c.Plane != dataplane.NFTables
-			w, source := newWorld(t), newFeed()
+			w, source := newCluster(t), newFeed()
 			p := startProxy(t, w, c.Plane, source)
 			sink := <-source.sink
 			source.give(sink, healthy()...)

@@ -13,23 +13,24 @@ import (
 	"svcproxy/proxier"
 	"svcproxy/test/dataplane"
 	"svcproxy/test/nstest"
+	"svcproxy/test/world"
 )
 
 // proxy is a Proxier at work in a world.
 type proxy struct {
 	*proxier.Proxier
-	world    *world
+	world    *cluster
 	plane    dataplane.Plane
 	backends map[model.Family]*recorder
 }
 
 // startProxy runs a Proxier of both families until the test ends.
-func startProxy(t *testing.T, w *world, d dataplane.Plane, source proxier.Source, refuse ...model.ServiceName) *proxy {
+func startProxy(t *testing.T, w *cluster, d dataplane.Plane, source proxier.Source, refuse ...model.ServiceName) *proxy {
 	t.Helper()
 	p := &proxy{world: w, plane: d, backends: map[model.Family]*recorder{}}
 	given := map[model.Family]proxier.Backend{}
-	for _, f := range families() {
-		b, err := d.Open(f, w.node.Path(), zap.NewNop())
+	for _, f := range world.Families() {
+		b, err := d.Open(f, w.Node.Path(), zap.NewNop())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +72,7 @@ func (p *proxy) waitFor(t *testing.T, o *proxier.Objects) {
 func (p *proxy) check(t *testing.T, o *proxier.Objects) {
 	t.Helper()
 	for f := range p.backends {
-		if err := p.plane.Check(t.Context(), p.world.node.Path(), o.Plan(f, settings, "")); err != nil {
+		if err := p.plane.Check(t.Context(), p.world.Node.Path(), o.Plan(f, settings, "")); err != nil {
 			t.Error(err)
 		}
 	}
@@ -94,7 +95,7 @@ func (p *proxy) checkFaultless(t *testing.T) {
 func (p *proxy) checkHealthy(t *testing.T) {
 	t.Helper()
 	for f := range p.backends {
-		view, err := p.plane.View(t.Context(), f, p.world.node.Path())
+		view, err := p.plane.View(t.Context(), f, p.world.Node.Path())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,8 +105,8 @@ func (p *proxy) checkHealthy(t *testing.T) {
 		}
 		for i := range healthyServices {
 			name := healthyNamespace + "/" + healthyName(i) + ":http"
-			if n := found[name]; n != len(serverAddrs) {
-				t.Errorf("%s, %s: %s has %d endpoints in the kernel, want %d", p.plane.Name, f, name, n, len(serverAddrs))
+			if n := found[name]; n != servers {
+				t.Errorf("%s, %s: %s has %d endpoints in the kernel, want %d", p.plane.Name, f, name, n, servers)
 			}
 		}
 	}
@@ -115,7 +116,7 @@ func (p *proxy) checkHealthy(t *testing.T) {
 // checkTools fails the test unless the tools of operators read what is programmed.
 func (p *proxy) checkTools(t *testing.T) {
 	t.Helper()
-	node := &nstest.NS{Netns: p.world.node.Netns}
+	node := &nstest.NS{Netns: p.world.Node.Netns}
 	if p.plane == dataplane.NFTables {
 		node.Run(t, "nft", "list", "ruleset")
 		node.Run(t, "nft", "-j", "list", "ruleset")

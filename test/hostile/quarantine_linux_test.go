@@ -27,7 +27,7 @@ func TestRefusedServicesStopNoOthers(t *testing.T) {
 					refused = append(refused, model.ServiceName{Namespace: hostileNamespace, Name: fmt.Sprintf("plain-%d", i)})
 				}
 			}
-			w, source := newWorld(t), newFeed()
+			w, source := newCluster(t), newFeed()
 			p := startProxy(t, w, d, source, refused...)
 			sink := <-source.sink
 			source.give(sink, all[:20]...) // among them one to refuse from the start

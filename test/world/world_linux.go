@@ -23,7 +23,7 @@ import (
 type Config struct {
 	Pods, RemotePods, Hosts int
 	// Families are those that the node, pods and hosts have addresses of; the node's IPv6 is disabled without
-	// model.IPv6. Empty is both.
+	// model.IPv6. Empty is all that the kernel has.
 	Families []model.Family
 	// Ports are served by all pods and hosts over each protocol. Nil is DefaultPorts.
 	Ports map[model.Protocol][]uint16
@@ -48,47 +48,12 @@ type World struct {
 	ports map[model.Protocol][]uint16
 }
 
-// Names of the nodes, for Node objects and endpoints.
-const (
-	NodeName      = "node-a"
-	OtherNodeName = "node-b"
-)
-
-const (
-	canaryPort = 9
-	firstPod   = 11
-	firstHost  = 101
-	lastPod    = 250
-)
-
-// PodAddr returns the address of the pod i, counted from 0, of this node.
-func PodAddr(f model.Family, i int) netip.Addr {
-	return numbered(f, "10.244.0.", "fd00:10:244::", firstPod+i)
-}
-
-// RemoteAddr returns the address of the pod i, counted from 0, of the other node.
-func RemoteAddr(f model.Family, i int) netip.Addr {
-	return numbered(f, "10.244.1.", "fd00:10:244:1::", firstPod+i)
-}
-
-// HostAddr returns the address of the host i outside, counted from 0.
-func HostAddr(f model.Family, i int) netip.Addr {
-	return numbered(f, "172.18.0.", "fc00:f853:ccd:e793::", firstHost+i)
-}
-
-// NodeAddr returns the node's address towards outside.
-func NodeAddr(f model.Family) netip.Addr { return nodeAddr(f, 2) }
-
-func nodeAddr(f model.Family, n int) netip.Addr {
-	return numbered(f, "172.18.0.", "fc00:f853:ccd:e793::", n)
-}
-
-// numbered makes an address whose last digits read alike in both families.
-func numbered(f model.Family, v4, v6 string, n int) netip.Addr {
-	if f == model.IPv4 {
-		return netip.MustParseAddr(fmt.Sprint(v4, n))
+// Families are those that the kernel has.
+func Families() []model.Family {
+	if sandbox.HasIPv6() {
+		return model.Families
 	}
-	return netip.MustParseAddr(fmt.Sprint(v6, n))
+	return []model.Family{model.IPv4}
 }
 
 // New makes a world that ends with the test.
@@ -99,7 +64,7 @@ func New(t testing.TB, cfg Config) *World {
 		cfg.Pods, cfg.RemotePods, cfg.Hosts = 3, 2, 2
 	}
 	if cfg.Families == nil {
-		cfg.Families = model.Families
+		cfg.Families = Families()
 	}
 	if cfg.Ports == nil {
 		cfg.Ports = DefaultPorts
