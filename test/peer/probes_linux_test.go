@@ -134,6 +134,16 @@ func (o observation) add(r world.Result) {
 	}
 }
 
+// from tells whether an endpoint answered.
+func (o observation) from(endpoint netip.AddrPort) bool {
+	for outcome := range o {
+		if strings.HasPrefix(outcome, endpoint.String()+" as ") {
+			return true
+		}
+	}
+	return false
+}
+
 // answered tells whether any connection was.
 func (o observation) answered() bool {
 	for outcome := range o {
