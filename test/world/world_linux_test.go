@@ -46,6 +46,7 @@ func is(want Verdict) func(Question, *Place, Result) error {
 }
 
 func TestEveryPlaceReachesEveryServer(t *testing.T) {
+	t.Parallel()
 	w := New(t, Config{})
 	for _, server := range w.Places()[1:] {
 		everyQuestion(t, w, func(_ *Place, p model.Protocol, f model.Family) netip.AddrPort {
@@ -98,6 +99,7 @@ table inet test {
 func service(f model.Family, n int) netip.Addr { return numbered(f, "10.96.0.", "fd00:10:96::", n) }
 
 func TestEveryVerdictAtEveryPlace(t *testing.T) {
+	t.Parallel()
 	w := New(t, Config{})
 	(&nstest.NS{Netns: w.Node.Netns}).RunInput(t, program, "nft", "-f", "-")
 	for n, want := range map[int]Verdict{1: Answered, 2: Silent, 3: Refused, 4: Refused, 5: Unreachable} {
@@ -112,6 +114,7 @@ func TestEveryVerdictAtEveryPlace(t *testing.T) {
 }
 
 func TestMasqueradedAndHairpinSources(t *testing.T) {
+	t.Parallel()
 	w := New(t, Config{})
 	(&nstest.NS{Netns: w.Node.Netns}).RunInput(t, program, "nft", "-f", "-")
 	everyQuestion(t, w, func(_ *Place, p model.Protocol, f model.Family) netip.AddrPort {
@@ -137,6 +140,7 @@ func TestNoVerdictWithoutCanaries(t *testing.T) {
 }
 
 func TestPacketsComeByTheInterfaceThatThePlaceTells(t *testing.T) {
+	t.Parallel()
 	w := New(t, Config{})
 	for _, from := range w.Places()[1:] {
 		for _, f := range w.families {
@@ -159,6 +163,7 @@ func TestPacketsComeByTheInterfaceThatThePlaceTells(t *testing.T) {
 }
 
 func TestSourcesAreThoseAskedFor(t *testing.T) {
+	t.Parallel()
 	w := New(t, Config{})
 	own := netip.MustParseAddr("203.0.113.1")
 	w.AddNodeAddr(t, own)
@@ -186,6 +191,7 @@ func TestSourcesAreThoseAskedFor(t *testing.T) {
 }
 
 func TestNodeWithoutIPv6(t *testing.T) {
+	t.Parallel()
 	w := New(t, Config{Families: []model.Family{model.IPv4}})
 	everyQuestion(t, w, func(_ *Place, p model.Protocol, f model.Family) netip.AddrPort {
 		return netip.AddrPortFrom(w.Remote[0].Addr(f), port(p))
@@ -196,6 +202,7 @@ func TestNodeWithoutIPv6(t *testing.T) {
 }
 
 func TestConnectionsStay(t *testing.T) {
+	t.Parallel()
 	w := New(t, Config{})
 	for protocol := range w.ports {
 		c, err := w.Hosts[0].Dial(Question{Protocol: protocol, To: netip.AddrPortFrom(w.Pods[0].Addr(model.IPv6), port(protocol))})
@@ -214,6 +221,7 @@ func TestConnectionsStay(t *testing.T) {
 }
 
 func TestWorldsAreQuickAndApart(t *testing.T) {
+	t.Parallel()
 	var wg sync.WaitGroup
 	for range 4 {
 		begin := time.Now()
