@@ -27,6 +27,7 @@ var manifests embed.FS
 var (
 	kubeDNS = model.ServiceName{Namespace: "kube-system", Name: "kube-dns"}
 	web     = model.ServiceName{Namespace: "default", Name: "web"}
+	shop    = model.ServiceName{Namespace: "default", Name: "shop"}
 
 	dnsPorts = []slicePort{{"dns", model.UDP, 53}, {"dns-tcp", model.TCP, 53}}
 	webPorts = []slicePort{{"http", model.TCP, 8080}}
@@ -37,6 +38,7 @@ type cluster struct {
 	dir     string
 	node    *sandbox.Node
 	client  *sandbox.Pod
+	host    *sandbox.Host
 	dnsPods []podSpec
 	webPods []podSpec
 	proxy   *exec.Cmd
@@ -65,6 +67,10 @@ func newCluster() (_ *cluster, err error) {
 	c.dnsPods = pods("kube-system/coredns-", 3, 2)
 	c.webPods = pods("default/web-", 5, 3)
 	if c.client, err = c.addPod(pods("default/client-", 8, 1)[0]); err != nil {
+		return nil, err
+	}
+	host := sandbox.HostConfig{Name: "outside", Addrs: []netip.Addr{netip.MustParseAddr(hostAddress)}}
+	if c.host, err = c.node.AddHost(host); err != nil {
 		return nil, err
 	}
 	if err := c.writeManifests(); err != nil {
@@ -124,8 +130,10 @@ func (c *cluster) writeManifests() error {
 			return err
 		}
 	}
-	if err := c.writeSlices(web, webPorts, c.webPods); err != nil {
-		return err
+	for _, service := range []model.ServiceName{web, shop} {
+		if err := c.writeSlices(service, webPorts, c.webPods); err != nil {
+			return err
+		}
 	}
 	return c.writeSlices(kubeDNS, dnsPorts, c.dnsPods)
 }
@@ -197,6 +205,11 @@ func (c *cluster) onNode(ctx context.Context, line string) (string, error) {
 // onClient runs a shell command line in the client pod.
 func (c *cluster) onClient(ctx context.Context, line string) (string, error) {
 	return c.shell(ctx, c.client.Netns, line)
+}
+
+// onHost runs a shell command line on the host outside.
+func (c *cluster) onHost(ctx context.Context, line string) (string, error) {
+	return c.shell(ctx, c.host.Netns, line)
 }
 
 // shell runs a command line in the folder of the manifests. In it, svcproxy is this program.

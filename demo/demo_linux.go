@@ -45,9 +45,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
 	s := &story{report: r, cluster: c, mode: o.Mode}
-	fmt.Fprintf(o.Out, "%s\n", s.paint(bold, "svcproxy demo ("+o.Mode+"): one node, six pods and three Services in a network of their own"))
+	fmt.Fprintf(o.Out, "%s\n", s.paint(bold, "svcproxy demo ("+o.Mode+"): one node, six pods and four Services in a network of their own"))
 	for _, step := range []func(context.Context){
-		s.showNode, s.start, s.lookUp, s.fetch, s.split, s.dump, s.walk, s.connections, s.losePod,
+		s.showNode, s.start, s.lookUp, s.fetch, s.split, s.outside, s.dump, s.walk, s.connections, s.losePod,
 	} {
 		step(ctx)
 		if ctx.Err() != nil {

@@ -27,14 +27,15 @@ func exit(err error) {
 	os.Exit(1)
 }
 
-// serveWeb answers every request with the address that it came to and the pod's name.
+// serveWeb answers every request with the addresses that it came to and from, and the pod's name.
 func serveWeb(pod string) error {
 	server := &http.Server{
 		Addr:        ":8080",
 		ReadTimeout: 5 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-			fmt.Fprintf(w, "You asked for %s; this is %v, pod %s\n", r.Host, local, pod)
+			from, _, _ := net.SplitHostPort(r.RemoteAddr)
+			fmt.Fprintf(w, "You asked for %s from %s; this is %v, pod %s\n", r.Host, from, local, pod)
 		}),
 	}
 	return server.ListenAndServe()

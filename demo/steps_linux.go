@@ -21,6 +21,11 @@ const (
 	apiAddress  = "10.96.0.1"
 	webAddress  = "10.96.80.80"
 	webAddress6 = "fd00:10:96::8080"
+	webNodePort = "30080"
+	shopAddress = "203.0.113.80"
+	nodeAddress = "172.18.0.2"
+	podGateway  = "10.244.0.1" // the node's address towards its pods
+	hostAddress = "172.18.0.100"
 	apiName     = "kubernetes.default.svc.cluster.local"
 	webName     = "web.default.svc.cluster.local"
 )
@@ -153,6 +158,23 @@ func get(ctx context.Context, client *http.Client, url string) (string, error) {
 	}
 	fields := strings.Fields(string(body))
 	return fields[len(fields)-1], nil
+}
+
+// outside shows what a client outside the cluster meets: a node port, and at the load balancer's address the traffic
+// policy Local.
+func (s *story) outside(ctx context.Context) {
+	s.title("A host outside the cluster: a node port, and a load balancer's address that keeps the client's")
+	for _, to := range []struct {
+		url, seen, text string
+	}{
+		{"http://" + nodeAddress + ":" + webNodePort + "/", podGateway, "a pod answered at the node's port; it saw the node's address"},
+		{"http://" + shopAddress + "/", hostAddress, "a pod answered at the load balancer's address; by the policy Local it saw the client's own"},
+	} {
+		out, ok := s.show(ctx, "outside", "curl", "curl -s --max-time 5 '"+to.url+"'", s.onHost)
+		if ok {
+			s.check(strings.Contains(out, "pod default/web-") && strings.Contains(out, " from "+to.seen+";"), "%s, %s", to.text, to.seen)
+		}
+	}
 }
 
 func (s *story) dump(ctx context.Context) {
