@@ -75,8 +75,13 @@ func newCluster(s size) *cluster {
 			Family:  model.IPv4,
 			Ports:   []model.SlicePort{{Name: "http", Protocol: model.TCP, Port: 8080}},
 		}
-		for range n {
-			slice.Endpoints = append(slice.Endpoints, c.newEndpoint())
+		for j := range n {
+			e := c.newEndpoint()
+			if here := "node-0"; s.mixed && (j == 0) != (e.NodeName == here) {
+				// One endpoint of each is on this node, for the policy Local.
+				e.NodeName = map[bool]string{true: here, false: "node-1"}[j == 0]
+			}
+			slice.Endpoints = append(slice.Endpoints, e)
 		}
 		c.slices = append(c.slices, slice)
 	}
