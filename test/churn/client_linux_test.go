@@ -19,6 +19,8 @@ const (
 	pace = 6 * time.Millisecond
 	// patience is how long an answer may take that must come.
 	patience = 20 * time.Second
+	// impatience is how long it takes to give up a request whose answer may have been lost rightly.
+	impatience = time.Second
 	// firstPort is above all ports of servers and frontends. Every port is used for one connection of a
 	// place, family and protocol, so that none belongs to a tracked flow of an earlier one.
 	firstPort = 33_000
@@ -76,6 +78,9 @@ func (c *client) giveUp(a ask, begun time.Time) func() bool {
 	return func() bool {
 		now := time.Now()
 		if !c.always(a, begun, now) {
+			return true
+		}
+		if now.Sub(begun) > impatience && c.load.checker.excused(record{ask: a, begun: begun, ended: now}) {
 			return true
 		}
 		if now.Sub(begun) > patience {

@@ -120,6 +120,7 @@ func (d *driver) sync(c *cast) {
 	if d.load.broken.Load() {
 		return
 	}
+	d.drain()
 	late := d.retiring
 	if d.retiring = nil; d.immortal {
 		late = nil
@@ -134,8 +135,8 @@ func (d *driver) sync(c *cast) {
 	d.sink.Update(*update)
 	d.await()
 	d.syncs++
-	if now := time.Now(); len(late) > 0 {
-		nstest.Eventually(d.t, 2*patience, func() error { return d.load.drained(now) })
+	if len(late) > 0 {
+		d.drain()
 	}
 	for _, at := range late {
 		s := d.servers[at]
@@ -145,6 +146,13 @@ func (d *driver) sync(c *cast) {
 			d.stops[a] = append(d.stops[a], stopped)
 		}
 	}
+}
+
+// drain waits until every request that has begun is done.
+func (d *driver) drain() {
+	d.t.Helper()
+	now := time.Now()
+	nstest.Eventually(d.t, 2*patience, func() error { return d.load.drained(now) })
 }
 
 // take brings an update into the desired state.
