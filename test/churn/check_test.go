@@ -200,8 +200,8 @@ func (c *checker) judgeAffinity(records []record) (wrong []error) {
 		}
 		before, known := last[port]
 		last[port] = r
-		if !known || before.endpoint == r.endpoint {
-			continue
+		if !known || before.endpoint == r.endpoint || len(c.window(before, 0)) > 1 {
+			continue // what is learned while a change is under way may be forgotten with what the change removes
 		}
 		between := c.histories[model.FamilyOf(r.to.Addr())].window(before.begun, r.ended, 0)
 		left := slices.ContainsFunc(between, func(e *era) bool {
