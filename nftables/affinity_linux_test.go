@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -156,6 +157,50 @@ func (s *sticky) goneAndBack(t *testing.T, c plan.Config, bound map[*world.Place
 	}
 }
 
+// TestAClientIsFreeAgainWhenItsEndpointWasAway asks nothing while the endpoint is away, many times: a client that
+// is free gets the same endpoint again half of the time.
+func TestAClientIsFreeAgainWhenItsEndpointWasAway(t *testing.T) {
+	for _, l := range lands {
+		t.Run(l.family.String(), func(t *testing.T) {
+			s := newSticky(t, l)
+			c := l.config(s.World)
+			lists := func(pods, remote int) plan.Change {
+				in := l.service(1, pods, remote, func(m *model.Service) { m.ExternalLocal, m.Affinity = true, time.Hour })
+				return plan.Change{Config: c, Services: plan.Build(c, []plan.Input{in}).Services}
+			}
+			first := lists(2, 1)
+			first.Full = true
+			apply(t, s.backend, first)
+			outside, inside := s.frontends(1)[1:], s.frontends(1)
+			last := world.PodAddr(l.family, 1)
+			moved := map[*world.Place]bool{}
+			for range 30 {
+				bound := map[*world.Place]netip.Addr{
+					s.Hosts[0]: only(t, "outside", s.asks(t, 1, s.Hosts[0], outside...)),
+					s.Hosts[1]: only(t, "outside", s.asks(t, 1, s.Hosts[1], outside...)),
+					s.Pods[0]:  only(t, "inside", s.asks(t, 1, s.Pods[0], inside...)),
+				}
+				apply(t, s.backend, lists(1, 1))
+				apply(t, s.backend, lists(2, 1))
+				for from, e := range bound {
+					to := from.Name
+					now := only(t, to, s.asks(t, 1, from, outside...))
+					if e != last && now != e {
+						t.Fatalf("%s moved from %s, which did not leave, to %s", from, e, now)
+					}
+					moved[from] = moved[from] || e == last && now != e
+				}
+				if moved[s.Hosts[0]] && moved[s.Hosts[1]] && moved[s.Pods[0]] {
+					return
+				}
+				apply(t, s.backend, lists(0, 0)) // and with the others everybody else is free
+				apply(t, s.backend, lists(2, 1))
+			}
+			t.Errorf("clients who were free of the endpoint that left: %v", moved)
+		})
+	}
+}
+
 func TestAffinityKeepsToTheListInUse(t *testing.T) {
 	for _, l := range lands {
 		t.Run(l.family.String(), func(t *testing.T) {
@@ -222,4 +267,29 @@ func TestAClientIsForgottenInTime(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestEveryClientOfAnEndpointThatLeavesIsReleased puts many clients into the map, as many packets would.
+func TestEveryClientOfAnEndpointThatLeavesIsReleased(t *testing.T) {
+	for _, f := range model.Families {
+		b := builder{f}
+		backend, ns, _ := open(t, f)
+		apply(t, backend, full(planOf(b.config(), clinging(b, 1, b.endpoints(0, 3), b.endpoints(0, 2)))))
+		var elements []string
+		for e := range endpointsByBinding(&clinging(b, 1, b.endpoints(0, 3), b.endpoints(0, 2)).Ports[0]) {
+			// nft takes the number in a map's data for one in network order.
+			list, endpoint := binary.NativeEndian.Uint32([]byte(e.list)), binary.BigEndian.Uint32([]byte(e.endpoint))
+			for range nstest.Sized(500, 10_000) {
+				elements = append(elements, fmt.Sprintf("%s . %#x timeout 1h : %#x", b.endpoint(1<<16+len(elements)).Addr, list, endpoint))
+			}
+		}
+		ns.RunInput(t, fmt.Sprintf("add element %s %s %s { %s }\n", familyWord(f), TableName, affinityMap, strings.Join(elements, ", ")), "nft", "-f", "-")
+		start := time.Now()
+		apply(t, backend, partial(b.config(), clinging(b, 1, b.endpoints(0, 2), b.endpoints(1, 2))))
+		t.Logf("%s: %d clients, two in five released in %v", f, len(elements), time.Since(start))
+		left := strings.Count(ns.Run(t, "nft", "list", "map", familyWord(f), TableName, affinityMap), "expires")
+		if left != len(elements)/5*3 || len(backend.departed) != 0 {
+			t.Errorf("%s: %d of %d clients are left", f, left, len(elements))
+		}
+	}
 }

@@ -22,6 +22,8 @@ type kernel interface {
 	commit(ops []op) error
 	// observe reads the table.
 	observe(ctx context.Context) (*Ruleset, error)
+	// learned hands on the elements of the map affinity while it reads them. It may leave some out.
+	learned(ctx context.Context, each func(KeyedElement)) error
 	// reopen makes a new connection after an error that leaves the old one in doubt.
 	reopen() error
 	// generation returns the number of transactions that anybody has committed in the network namespace, modulo
@@ -56,6 +58,8 @@ type Backend struct {
 	sizes map[string]uint32
 	// idleChains and idleSets are in the kernel without need, since when.
 	idleChains, idleSets map[string]time.Time
+	// departed are the bindings of endpoints that have left and whose clients are still to be released.
+	departed map[binding]bool
 
 	watcher watcher
 }
@@ -65,7 +69,8 @@ func newBackend(f model.Family, k kernel, log *zap.Logger) *Backend {
 		log = zap.NewNop()
 	}
 	return &Backend{log: log, family: f, kernel: k, now: time.Now,
-		sizes: map[string]uint32{}, idleChains: map[string]time.Time{}, idleSets: map[string]time.Time{}}
+		sizes: map[string]uint32{}, idleChains: map[string]time.Time{}, idleSets: map[string]time.Time{},
+		departed: map[binding]bool{}}
 }
 
 // Apply brings a change into the kernel in one transaction; in several that are safe in their order if the
@@ -83,6 +88,7 @@ func (b *Backend) Apply(ctx context.Context, c plan.Change) (plan.Result, error)
 	}
 	b.last = b.acked
 	b.removeIdle()
+	b.release(ctx)
 	return res, nil
 }
 
@@ -117,7 +123,7 @@ func (b *Backend) applyStep(ctx context.Context, c plan.Change) (plan.Result, er
 	d := Diff(s.have, s.want)
 	acked := b.acked
 	if !d.Empty() {
-		err := b.write(d.ops())
+		err := b.carryOut(d, s.have, s.want)
 		if unknownOutcome(err) {
 			c.Services, c.Full = acked.with(c.Services), true
 			return b.applyFull(ctx, c)
@@ -221,7 +227,7 @@ func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.R
 		b.verified, b.isVerified = now, true
 	}
 	if !d.Empty() {
-		if err := b.write(d.ops()); err != nil {
+		if err := b.carryOut(d, have, want); err != nil {
 			return res, err
 		}
 	}
@@ -256,6 +262,16 @@ func (b *Backend) noteSizes(d *Delta, have, want *Ruleset) {
 			b.sizes[name] = h.Size
 		}
 	}
+}
+
+// carryOut writes a difference, and notes which endpoints leave by it, or by the part of it that the kernel took.
+func (b *Backend) carryOut(d *Delta, have, want *Ruleset) error {
+	gone := departed(d, have, want)
+	err := b.write(d.ops())
+	if err == nil || b.acked == nil {
+		maps.Copy(b.departed, gone)
+	}
+	return err
 }
 
 // write commits steps in one transaction if they fit, and else in ordered ones. If it fails after the kernel

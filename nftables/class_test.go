@@ -34,27 +34,23 @@ func TestChainsNamesTellTheirClass(t *testing.T) {
 
 func TestIDsOfEndpointsDifferAndStay(t *testing.T) {
 	b := builder{model.IPv4}
-	p := &plan.ServicePort{Name: model.ServicePortName{Service: serviceName(1), Protocol: model.TCP}, Endpoints: b.endpoints(0, 60_000)}
-	all := endpointIDs(p)
-	seen := map[string]bool{}
-	for _, id := range all {
-		if seen[id] || len(id) != 4 {
-			t.Fatalf("id %x", id)
-		}
-		seen[id] = true
+	name := model.ServicePortName{Service: serviceName(1), Protocol: model.TCP}
+	endpoints, taken := b.endpoints(0, 60_000), map[string]bool{}
+	all := endpointIDs(name, false, endpoints, taken)
+	local := endpointIDs(name, true, endpoints[:100], taken)
+	if len(taken) != len(all)+len(local) || len(all) != len(endpoints) || len(all[0]) != 4 {
+		t.Fatalf("%d ids of %d endpoints in one list and %d in the other", len(taken), len(all), len(local))
 	}
-	p.Endpoints = b.endpoints(100, 500)
-	p.Local = b.endpoints(200, 5)
 	moved := 0
-	for e, id := range endpointIDs(p) {
-		if all[e] != id {
+	for i, id := range endpointIDs(name, false, endpoints[100:600], map[string]bool{}) {
+		if all[100+i] != id {
 			moved++ // it met another's id before
 		}
 	}
 	if moved > 1 {
 		t.Errorf("%d endpoints have another id in another list", moved)
 	}
-	if listID(p.Name, true) == listID(p.Name, false) {
+	if listID(name, true) == listID(name, false) {
 		t.Error("both lists have one id")
 	}
 }

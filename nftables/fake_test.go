@@ -23,9 +23,15 @@ type fakeKernel struct {
 	// gen is the generation, which tests that change r behind the backend's back raise too.
 	gen uint32
 
+	// expired are elements of the map affinity that are listed though they are gone.
+	expired map[string]Element
+	// deaf fails every list of that map.
+	deaf error
+
 	commits  [][]op
 	elements int
 	observed int
+	listed   int
 	reopened int
 }
 
@@ -33,11 +39,37 @@ func newFakeKernel(f model.Family) *fakeKernel {
 	return &fakeKernel{r: &Ruleset{Family: f, Chains: map[string]Chain{}, Sets: map[string]*Set{}}}
 }
 
-func (k *fakeKernel) observe(context.Context) (*Ruleset, error) { k.observed++; return clone(k.r), nil }
-func (k *fakeKernel) reopen() error                             { k.reopened++; return nil }
-func (k *fakeKernel) generation() (uint32, error)               { return k.gen, nil }
-func (k *fakeKernel) capacity() int                             { return k.room }
-func (k *fakeKernel) close() error                              { return nil }
+func (k *fakeKernel) observe(context.Context) (*Ruleset, error) {
+	k.observed++
+	r := clone(k.r)
+	if s := r.Sets[affinityMap]; s != nil {
+		clear(s.Elements)
+	}
+	return r, nil
+}
+
+// learned leaves some elements out, as Linux may while packets add others.
+func (k *fakeKernel) learned(_ context.Context, each func(KeyedElement)) error {
+	if k.listed++; k.deaf != nil {
+		return k.deaf
+	}
+	n := 0
+	for key, el := range k.r.Sets[affinityMap].Elements {
+		if n++; n%100 > 0 {
+			each(KeyedElement{key, el})
+		}
+	}
+	for key, el := range k.expired {
+		each(KeyedElement{key, el})
+	}
+	k.expired = nil
+	return nil
+}
+
+func (k *fakeKernel) reopen() error               { k.reopened++; return nil }
+func (k *fakeKernel) generation() (uint32, error) { return k.gen, nil }
+func (k *fakeKernel) capacity() int               { return k.room }
+func (k *fakeKernel) close() error                { return nil }
 
 func clone(r *Ruleset) *Ruleset {
 	out := &Ruleset{Family: r.Family, Exists: r.Exists, Flaw: r.Flaw, Chains: map[string]Chain{}, Sets: map[string]*Set{}}

@@ -98,13 +98,18 @@ func setSpecs(f model.Family) []SetSpec {
 		{Name: affinityListsMap, Map: true, KeyLen: frontend + 4, DataLen: 4},
 		{Name: affinityPicksMap, Map: true, KeyLen: frontend + 4, DataLen: 4},
 		{Name: affinityEndpointsMap, Map: true, KeyLen: frontend + 4, DataLen: addr + 4},
-		{Name: affinityMap, Map: true, Learned: true, KeyLen: addr + 4, DataLen: 4},
+		learnedSpec(f),
 		{Name: clusterIPsSet, KeyLen: addr},
 		{Name: hairpinSet, KeyLen: 2 * addr},
 		{Name: podNetsSet, Interval: true, KeyLen: addr},
 		{Name: nodePortNetsSet, Interval: true, KeyLen: addr},
 		{Name: serviceCIDRsSet, Interval: true, KeyLen: addr},
 	}
+}
+
+// learnedSpec returns the map affinity.
+func learnedSpec(f model.Family) SetSpec {
+	return SetSpec{Name: affinityMap, Map: true, Learned: true, KeyLen: uint32(f.Bits()/8) + 4, DataLen: 4}
 }
 
 // ownSets hold elements that each belong to one Service alone; a fragment has a list for each, by this order.

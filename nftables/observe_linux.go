@@ -227,29 +227,53 @@ func (k *linux) readSets(d *netlink.Conn, r *Ruleset) error {
 	})
 }
 
-func (k *linux) readElements(d *netlink.Conn, r *Ruleset, s *Set) error {
+// elements hands on each element of a set.
+func (k *linux) elements(d *netlink.Conn, spec SetSpec, each func(rawElement)) error {
 	of := []netlink.Attribute{
 		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: text(TableName)},
-		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: text(s.Name)},
+		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: text(spec.Name)},
 	}
+	return k.dump(d, unix.NFT_MSG_GETSETELEM, of, func(m netlink.Message) error { return parseElements(m, spec, each) })
+}
+
+func (k *linux) readElements(d *netlink.Conn, r *Ruleset, s *Set) error {
 	var ends []rawElement
-	err := k.dump(d, unix.NFT_MSG_GETSETELEM, of, func(m netlink.Message) error {
-		return parseElements(m, s.SetSpec, func(el rawElement) {
-			switch {
-			case el.catchall:
-				r.Flaw = "set " + s.Name + " has an element for everything"
-			case s.Interval:
-				ends = append(ends, el)
-			default:
-				s.Elements[el.Key] = el.Element
-			}
-		})
+	err := k.elements(d, s.SetSpec, func(el rawElement) {
+		switch {
+		case el.catchall:
+			r.Flaw = "set " + s.Name + " has an element for everything"
+		case s.Interval:
+			ends = append(ends, el)
+		default:
+			s.Elements[el.Key] = el.Element
+		}
 	})
 	if s.Interval {
 		slices.SortFunc(ends, func(a, b rawElement) int {
 			return cmp.Or(strings.Compare(a.Key, b.Key), boolOrder(b.end, a.end))
 		})
 		s.Elements = joinIntervals(ends)
+	}
+	return err
+}
+
+// learned takes a list that others' commits interrupted for one, as it is never the last word.
+func (k *linux) learned(ctx context.Context, each func(KeyedElement)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d, err := k.dialReader()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	err = k.elements(d, learnedSpec(k.family), func(el rawElement) {
+		if len(el.Key) > 4 {
+			each(el.KeyedElement)
+		}
+	})
+	if errors.Is(err, errInterrupted) || errors.Is(err, unix.ENOENT) {
+		return nil
 	}
 	return err
 }

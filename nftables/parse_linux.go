@@ -165,8 +165,8 @@ func parseElements(m netlink.Message, spec SetSpec, each func(rawElement)) error
 	})
 }
 
-// parseElement reads an element. What svcproxy never gives one, such as a time-out, goes into its data, so
-// that it differs from every element that svcproxy makes.
+// parseElement reads an element. What svcproxy never gives one goes into its data, so that it differs from every
+// element that svcproxy makes; so does a time-out, which only learned elements have.
 func parseElement(b []byte, spec SetSpec) (el rawElement, err error) {
 	var odd []string
 	var last string
@@ -196,7 +196,7 @@ func parseElement(b []byte, spec SetSpec) (el rawElement, err error) {
 	if spec.Ranges {
 		el.Key += cmp.Or(last, el.Key)
 	}
-	if len(odd) > 0 {
+	if len(odd) > 0 && !spec.Learned {
 		el.Data += " with " + strings.Join(odd, ", ")
 	}
 	return el, err

@@ -50,10 +50,7 @@ type list struct {
 }
 
 func (fr *fragment) add(c *plan.Config, p *plan.ServicePort) error {
-	var ids map[netip.AddrPort]string
-	if p.Affinity > 0 {
-		ids = endpointIDs(p)
-	}
+	ids := map[string]bool{}
 	cluster, err := fr.list(c.Family, p, false, ids)
 	if err != nil {
 		return err
@@ -102,8 +99,8 @@ func (fr *fragment) add(c *plan.Config, p *plan.ServicePort) error {
 	return nil
 }
 
-// list takes in one of a port's lists, if it has endpoints.
-func (fr *fragment) list(f model.Family, p *plan.ServicePort, local bool, ids map[netip.AddrPort]string) (*list, error) {
+// list takes in one of a port's lists, if it has endpoints. taken are the ids of the port's endpoints.
+func (fr *fragment) list(f model.Family, p *plan.ServicePort, local bool, taken map[string]bool) (*list, error) {
 	endpoints, l := p.Endpoints, &list{}
 	if local {
 		endpoints, l.offset = p.Local, localOffset
@@ -125,10 +122,7 @@ func (fr *fragment) list(f model.Family, p *plan.ServicePort, local bool, ids ma
 		}
 	}
 	if p.Affinity > 0 {
-		l.id = listID(p.Name, local)
-		for _, e := range endpoints {
-			l.ids = append(l.ids, ids[e.AddrPort()])
-		}
+		l.id, l.ids = listID(p.Name, local), endpointIDs(p.Name, local, endpoints, taken)
 	}
 	return l, nil
 }
@@ -162,10 +156,7 @@ func (fr *fragment) lead(key string, l *list) {
 	fr.own[ownAffinityLists] = append(fr.own[ownAffinityLists], KeyedElement{endpointKey(key, l.offset), Element{Data: l.id}})
 	for i, k := range keys {
 		fr.own[ownAffinityPicks] = append(fr.own[ownAffinityPicks], KeyedElement{k, Element{Data: l.ids[i]}})
-		bound := KeyedElement{key + l.ids[i], Element{Data: l.data[i]}}
-		if !slices.Contains(fr.own[ownAffinityEndpoints], bound) { // both lists may have it
-			fr.own[ownAffinityEndpoints] = append(fr.own[ownAffinityEndpoints], bound)
-		}
+		fr.own[ownAffinityEndpoints] = append(fr.own[ownAffinityEndpoints], KeyedElement{key + l.ids[i], Element{Data: l.data[i]}})
 	}
 }
 

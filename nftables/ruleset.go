@@ -83,7 +83,7 @@ type SetSpec struct {
 	// Interval is a set of intervals of one address, Ranges one of concatenations that have intervals.
 	Interval, Ranges bool
 	// Learned is a map that the rules themselves fill, and the kernel empties after a while. Its elements are
-	// nobody's business: they are neither read nor compared.
+	// no part of a ruleset.
 	Learned bool
 	// KeyLen and DataLen are in bytes. DataLen is 0 in sets and verdict maps.
 	KeyLen, DataLen uint32
