@@ -45,12 +45,16 @@ func (s *story) start(ctx context.Context) {
 		s.fatal = err
 		return
 	}
+	addresses := []string{dnsAddress + ":53", webAddress + ":80"}
+	if sandbox.HasIPv6() { // programmed by itself
+		addresses = append(addresses, net.JoinHostPort(webAddress6, "80"))
+	}
 	began := time.Now()
 	err := until(ctx, 10*time.Second, func(ctx context.Context) error {
 		if len(s.ended) > 0 {
 			return errEnded
 		}
-		for _, to := range []string{dnsAddress + ":53", webAddress + ":80"} {
+		for _, to := range addresses {
 			if err := s.connect(ctx, to); err != nil {
 				return err
 			}
