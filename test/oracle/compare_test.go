@@ -74,10 +74,25 @@ func packets(u *universe, p *plan.Plan) (all []plan.Packet) {
 	return all
 }
 
-// compare returns what two tracers disagree about first.
-func compare(a string, want tracer, b string, got tracer, all []plan.Packet) error {
-	for _, p := range all {
-		w, g := lenient(p, want.Trace(p)), lenient(p, got.Trace(p))
+// traced is a plan and what it says about packets, which several others are held against.
+type traced struct {
+	*plan.Plan
+	packets  []plan.Packet
+	outcomes []plan.Outcome
+}
+
+func trace(p *plan.Plan, all []plan.Packet) *traced {
+	t := &traced{p, all, make([]plan.Outcome, len(all))}
+	for i, packet := range all {
+		t.outcomes[i] = lenient(packet, p.Trace(packet))
+	}
+	return t
+}
+
+// compare returns what a plan and somebody else disagree about first.
+func compare(want *traced, name string, got tracer) error {
+	for i, p := range want.packets {
+		w, g := want.outcomes[i], lenient(p, got.Trace(p))
 		if w.Equal(g) {
 			continue
 		}
@@ -85,25 +100,33 @@ func compare(a string, want tracer, b string, got tracer, all []plan.Packet) err
 		for _, rule := range g.Rules {
 			met += "\n    " + rule
 		}
-		return fmt.Errorf("%s to %s from %s by %q:\n  %s: %v\n  %s: %v%s", p.Protocol, p.Dest, p.Source, p.Interface, a, w, b, g, met)
+		return fmt.Errorf("%s to %s from %s by %q:\n  the plan: %v\n  %s: %v%s", p.Protocol, p.Dest, p.Source, p.Interface, w, name, g, met)
 	}
 	return nil
 }
 
 // comparePlans holds the plans for both modes against each other, but for what is meant to differ: guards of
 // ClusterIPs, and by default the addresses of node ports.
-func comparePlans(n, i *plan.Plan, all []plan.Packet) error {
+func comparePlans(n, i *traced) error {
 	if !maps.EqualFunc(n.Services, i.Services, (*plan.Service).Equal) {
 		return fmt.Errorf("the modes differ in the decisions about Services: %v and %v", n.Services, i.Services)
 	}
-	unguarded := *n
-	unguarded.Config.GuardClusterIPs, unguarded.Config.NodePorts = false, i.Config.NodePorts
-	return compare("the plan for nftables", &unguarded, "the plan for iptables", i, all)
+	alike := *n.Plan
+	alike.Config.GuardClusterIPs, alike.Config.NodePorts = false, i.Config.NodePorts
+	for k, packet := range n.packets {
+		if n.outcomes[k].Equal(i.outcomes[k]) {
+			continue
+		}
+		if o := lenient(packet, alike.Trace(packet)); !o.Equal(i.outcomes[k]) {
+			return fmt.Errorf("%+v: the plan for nftables says %v, that for iptables %v", packet, o, i.outcomes[k])
+		}
+	}
+	return nil
 }
 
 // compareIPTables holds the plan against what iptables reads of its rules.
-func compareIPTables(u *universe, p *plan.Plan, all []plan.Packet) error {
-	rendered, err := iptables.Render(p)
+func compareIPTables(u *universe, p *traced) error {
+	rendered, err := iptables.Render(p.Plan)
 	if err != nil {
 		return err
 	}
@@ -111,7 +134,7 @@ func compareIPTables(u *universe, p *plan.Plan, all []plan.Packet) error {
 	if err != nil {
 		return fmt.Errorf("parse what iptables would load: %w", err)
 	}
-	return compare("the plan", p, "iptables", parsed, all)
+	return compare(p, "iptables", parsed)
 }
 
 func samePlan(want, got *plan.Plan) error {

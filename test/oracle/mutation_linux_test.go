@@ -37,22 +37,21 @@ type site[R any] struct {
 
 // scene is a cluster with its plan and the packets to it.
 type scene struct {
-	u       *universe
-	plan    *plan.Plan
-	packets []plan.Packet
+	*traced
+	u *universe
 	// targets are the packets that reach a frontend, each with it and its route.
 	targets []target
 }
 
 func newScene(u *universe, p *plan.Plan) *scene {
-	s := &scene{u: u, plan: p, packets: packets(u, p)}
-	for _, packet := range s.packets {
+	s := &scene{u: u, traced: trace(p, packets(u, p))}
+	for i, packet := range s.packets {
 		keys := []plan.FrontendKey{{Addr: packet.Dest.Addr(), Protocol: packet.Protocol, Port: packet.Dest.Port()}}
 		if packet.Own(packet.Dest.Addr()) && p.Config.NodePorts.Match(packet.Dest.Addr()) {
 			keys = append(keys, plan.FrontendKey{Protocol: packet.Protocol, Port: packet.Dest.Port()})
 		}
 		if service, port, f := find(p, keys); port != nil {
-			t := target{packet, p.Trace(packet), service, port, f, f.Outside}
+			t := target{packet, s.outcomes[i], service, port, f, f.Outside}
 			if p.Config.Detector.Local(packet.Source, packet.Interface) {
 				t.route = f.Pods
 			} else if packet.Own(packet.Source) {
@@ -182,7 +181,7 @@ func TestDamagedNFTablesIsNoticed(t *testing.T) {
 		held, err := nftables.Observe(ctx, nftables.Options{Family: s.u.family, NetNS: netns})
 		tr.clone = func() *nftables.Ruleset { return cloneNFTables(held) }
 		tr.notice = func(r *nftables.Ruleset) error {
-			return compare("the plan", tr.scene.plan, "nftables", r, tr.scene.packets)
+			return compare(tr.scene.traced, "nftables", r)
 		}
 		return tr, err
 	})
@@ -194,7 +193,7 @@ func TestDamagedIPTablesIsNoticed(t *testing.T) {
 		scene, parsed, err := iptablesScene(seed)
 		return trial[*iptables.Ruleset]{scene: scene, clone: func() *iptables.Ruleset { return cloneIPTables(parsed) },
 			notice: func(r *iptables.Ruleset) error {
-				return compare("the plan", scene.plan, "iptables", r, scene.packets)
+				return compare(scene.traced, "iptables", r)
 			}}, err
 	})
 }
@@ -204,11 +203,11 @@ func TestWrongPlansAreNoticed(t *testing.T) {
 	t.Parallel()
 	everyMutation(t, nstest.Sized(planMutations, 3*planMutations), planKinds, func(seed uint64) (tr trial[*plan.Plan], err error) {
 		scene, parsed, err := iptablesScene(seed)
-		return trial[*plan.Plan]{scene: scene, clone: func() *plan.Plan { return clonePlan(scene.plan) },
+		return trial[*plan.Plan]{scene: scene, clone: func() *plan.Plan { return clonePlan(scene.Plan) },
 			changes: func(p *plan.Plan) bool {
-				return compare("the plan", scene.plan, "the wrong plan", p, scene.packets) != nil
+				return compare(scene.traced, "the wrong plan", p) != nil
 			},
-			notice: func(p *plan.Plan) error { return compare("the plan", p, "iptables", parsed, scene.packets) }}, err
+			notice: func(p *plan.Plan) error { return compare(trace(p, scene.packets), "iptables", parsed) }}, err
 	})
 }
 

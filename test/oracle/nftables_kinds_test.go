@@ -90,7 +90,7 @@ var nftablesKinds = []mutationKind[*nftables.Ruleset]{
 		return all
 	}},
 	{"a ClusterIP is not known as one", func(s *scene, r *nftables.Ruleset) (all []nftablesSite) {
-		if !s.plan.Config.GuardClusterIPs {
+		if !s.Config.GuardClusterIPs {
 			return nil
 		}
 		for _, t := range s.targets {
@@ -121,10 +121,10 @@ func shutOut(t target) bool {
 	return limited(t) && t.outcome.Verdict == plan.Discard && t.route.Action != plan.Drop
 }
 func masqueraded(t target) bool {
-	return balanced(t) && t.route.Masquerade && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Endpoint.Addr() != t.packet.Source })
+	return balanced(t) && t.route.Masquerade && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Masquerade && x.Endpoint.Addr() != t.packet.Source })
 }
 func hairpin(t target) bool {
-	return balanced(t) && !t.route.Masquerade && !remote(t.packet.Source) && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Endpoint.Addr() == t.packet.Source })
+	return balanced(t) && !t.route.Masquerade && !remote(t.packet.Source) && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Masquerade && x.Endpoint.Addr() == t.packet.Source })
 }
 
 // admittedByOne tells that a source may use a load balancer by a single one of its ranges.

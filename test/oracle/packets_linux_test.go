@@ -258,15 +258,16 @@ func (r *reality) returnsElsewhere(packet plan.Packet, t plan.Target) bool {
 	return !t.Masquerade && !here(packet.Source) && !here(t.Endpoint.Addr())
 }
 
-// source checks the client's address as the endpoint saw it. A process on the node itself is an endpoint that
-// packets reach without leaving the node, where the source would be replaced.
+// source checks the client's address as the endpoint saw it. The node may choose any of its own for what it sends
+// to itself.
 func (r *reality) source(u *universe, packet plan.Packet, t plan.Target, got world.Result) error {
 	want := packet.Source
 	switch {
 	case t.Masquerade && slices.Contains(r.w.Own(), t.Endpoint.Addr()):
-		if packet.Interface == "" && (slices.Contains(u.own(), got.Source.Addr()) || got.Source.Addr().IsLoopback()) {
+		if slices.Contains(u.own(), got.Source.Addr()) || got.Source.Addr().IsLoopback() {
 			return nil
 		}
+		want = r.w.Masquerade(t.Endpoint.Addr())
 	case t.Masquerade:
 		want = r.w.Masquerade(t.Endpoint.Addr())
 	}

@@ -46,10 +46,10 @@ func (r *reality) replay(t *testing.T, l *loaded, s *subject) {
 	}
 	p := s.planner.Plan()
 	all := packets(s.u, p)
-	if err := s.check(ctx, p, all); err != nil {
+	if err := s.check(ctx, trace(p, all)); err != nil {
 		t.Error(err)
 	}
-	if err := comparePlans(l.plan(s.u, proxier.NFTables), l.plan(s.u, proxier.IPTables), all); err != nil {
+	if err := comparePlans(trace(l.plan(s.u, proxier.NFTables), all), trace(l.plan(s.u, proxier.IPTables), all)); err != nil {
 		t.Error(err)
 	}
 	if err := r.send(s.u, p, r.choose(s.u, p, rand.New(rand.NewPCG(1, 1)))); err != nil {

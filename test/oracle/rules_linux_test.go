@@ -26,20 +26,21 @@ func TestPlanAndRulesAgree(t *testing.T) {
 			dir := t.TempDir()
 			clusters, sent := 0, 0
 			rapid.Check(t, func(t *rapid.T) {
-				sequence(t, s, nstest.Sized(10, 30), func(c *cluster, p *plan.Plan, all []plan.Packet) error {
-					clusters, sent = clusters+1, sent+len(all)
+				sequence(t, s, nstest.Sized(60, 25), func(c *cluster, n *traced) error {
+					clusters, sent = clusters+1, sent+len(n.packets)
 					other, err := c.plan(u, proxier.IPTables)
 					if err != nil {
 						return err
 					}
-					if err := comparePlans(p, other, all); err != nil {
+					i := trace(other, n.packets)
+					if err := comparePlans(n, i); err != nil {
 						return err
 					}
-					if err := compareIPTables(u, other, all); err != nil {
+					if err := compareIPTables(u, i); err != nil {
 						return err
 					}
 					if clusters%16 == 1 {
-						return replays(c, u, dir, p)
+						return replays(c, u, dir, n.Plan)
 					}
 					return nil
 				})
@@ -58,7 +59,7 @@ func TestPlanAndIPTablesInTheKernelAgree(t *testing.T) {
 				t.Parallel()
 				s := newSubject(t, universes[f], plane, nstest.New(t).Path())
 				rapid.Check(t, func(t *rapid.T) {
-					sequence(t, s, 3, func(*cluster, *plan.Plan, []plan.Packet) error { return nil })
+					sequence(t, s, 3, func(*cluster, *traced) error { return nil })
 				})
 			})
 		}
@@ -66,7 +67,7 @@ func TestPlanAndIPTablesInTheKernelAgree(t *testing.T) {
 }
 
 // sequence draws a cluster and changes to it, and holds the kernel against the plan after each.
-func sequence(t *rapid.T, s *subject, steps int, more func(*cluster, *plan.Plan, []plan.Packet) error) {
+func sequence(t *rapid.T, s *subject, steps int, more func(*cluster, *traced) error) {
 	ctx := context.Background()
 	c := drawCluster(t)
 	err := s.begin(ctx, c)
@@ -85,16 +86,16 @@ func sequence(t *rapid.T, s *subject, steps int, more func(*cluster, *plan.Plan,
 	}
 }
 
-func (s *subject) judge(ctx context.Context, c *cluster, more func(*cluster, *plan.Plan, []plan.Packet) error) error {
+func (s *subject) judge(ctx context.Context, c *cluster, more func(*cluster, *traced) error) error {
 	p, err := c.plan(s.u, s.mode)
 	if err != nil {
 		return err
 	}
-	all := packets(s.u, p)
-	if err := s.check(ctx, p, all); err != nil {
+	said := trace(p, packets(s.u, p))
+	if err := s.check(ctx, said); err != nil {
 		return err
 	}
-	return more(c, p, all)
+	return more(c, said)
 }
 
 // shown prints a cluster, and the one before it if there was one.

@@ -81,12 +81,12 @@ func (s *subject) follow(ctx context.Context, c *cluster) error {
 }
 
 // check holds what the kernel has against a plan that was made from nothing, as a whole and packet by packet.
-func (s *subject) check(ctx context.Context, p *plan.Plan, all []plan.Packet) error {
-	held, err := s.observe(ctx, p)
+func (s *subject) check(ctx context.Context, p *traced) error {
+	held, err := s.observe(ctx, p.Plan)
 	if err != nil {
 		return err
 	}
-	return compare("the plan", p, s.plane.Name, held, all)
+	return compare(p, s.plane.Name, held)
 }
 
 // observe reads the rules back. It is an error if they are not those that the plan renders to. Chains of

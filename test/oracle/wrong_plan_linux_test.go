@@ -31,14 +31,14 @@ func TestPacketsShowWrongPlans(t *testing.T) {
 			if len(sites) == 0 {
 				continue
 			}
-			wrong := clonePlan(scene.plan)
+			wrong := clonePlan(scene.Plan)
 			sites[int(seed)%len(sites)].apply(wrong)
 			packet, visible := r.showing(scene, wrong)
 			if !visible {
 				continue
 			}
 			if err := r.send(s.u, wrong, []plan.Packet{packet}); err == nil {
-				t.Errorf("seed %d: %s: %v: not seen, though the plan says %v and the wrong one %v", seed, kind.name, packet, scene.plan.Trace(packet), wrong.Trace(packet))
+				t.Errorf("seed %d: %s: %v: not seen, though the plan says %v and the wrong one %v", seed, kind.name, packet, scene.Plan.Trace(packet), wrong.Trace(packet))
 			}
 			shown++
 		}
