@@ -121,14 +121,18 @@ type observation map[string]bool
 
 const unreachable, refused, silent = "unreachable", "refused", "silent"
 
-func (o observation) add(r world.Result) {
-	if r.Verdict == world.Answered {
+func (o observation) add(r world.Result, f model.Family) {
+	switch {
+	case r.Verdict == world.Answered:
 		o[fmt.Sprintf("%s as %s", r.Endpoint, r.Source.Addr())] = true
-		return
+	case r.Verdict == world.Unreachable && f == model.IPv4:
+		// The world's router says so to a place once in a second only; in IPv6 it always does.
+		o[silent] = true
+	default:
+		o[r.Verdict.String()] = true
 	}
-	o[r.Verdict.String()] = true
-	// Who says that nobody is there says so to every packet, but for the few whose ICMP error the kernel or, of
-	// a way out of the world, its router withholds.
+	// Who says that nobody is there says so to every packet, but for the few whose ICMP error the kernel
+	// withholds, as when it sends another one on the same processor.
 	if o[unreachable] || o[refused] {
 		delete(o, silent)
 	}
@@ -177,10 +181,13 @@ func (n *node) ask(o observation, p probe, connections int) error {
 				r, err = n.Place(p.from).Ask(q)
 			}
 		}
+		if p.protocol == model.SCTP && errors.Is(err, unix.EPROTO) {
+			r, err = world.Result{Verdict: world.Refused}, nil // so ICMPv6 says of a protocol that the node has not
+		}
 		if err != nil {
 			return fmt.Errorf("%s, %s: %w", n.name, p, err)
 		}
-		o.add(r)
+		o.add(r, model.FamilyOf(p.to.Addr()))
 		if r.Verdict != world.Answered {
 			return nil // which takes its time to tell, and there is seldom another outcome
 		}
@@ -220,9 +227,7 @@ func observe(p probe, theirs, ours *node) (a, b observation, err error) {
 		return nil, nil, err
 	}
 	for i := 0; i < thorough && !a.equal(b); i++ {
-		// The word of the world's router comes at random: it says it to a place about once in a second.
-		late := a.is(unreachable) && b.is(silent) || a.is(silent) && b.is(unreachable)
-		if i >= doubtful && !a.answered() && !b.answered() && !late {
+		if i == doubtful && !a.answered() && !b.answered() {
 			break
 		}
 		if lacks(a, b) {
