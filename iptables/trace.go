@@ -11,11 +11,11 @@ import (
 )
 
 // Trace returns what the rules do with the first packet of a connection: the nat table on its way in, the
-// filter table by where it then leads, and the nat table on its way out, which is told even for an endpoint
-// on the node itself. It looks at the rules alone, whoever made them and in whatever state they are, and
-// follows each way that chance may take. Of rules in built-in chains it knows those that lead to the proxy's
-// chains. A rule with a match that it doesn't know counts as one that does not match, and Why says so. So
-// does a rule that looks for clients who came before, as the packet is a new client's.
+// filter table by where it then leads, and the nat table on its way out, if it leaves the node. It looks at the
+// rules alone, whoever made them and in whatever state they are, and follows each way that chance may take. Of
+// rules in built-in chains it knows those that lead to the proxy's chains. A rule with a match that it doesn't
+// know counts as one that does not match, and Why says so. So does a rule that looks for clients who came before,
+// as the packet is a new client's.
 func (r *Ruleset) Trace(p plan.Packet) plan.Outcome {
 	t := tracer{ruleset: r, packet: p, met: map[string]bool{}, doubts: map[string]bool{}, ends: map[plan.Target]*end{}}
 	t.hooks(fate{chance: 1, dest: p.Dest})
@@ -93,20 +93,17 @@ func (t *tracer) hooks(f fate) {
 		first.chain = "OUTPUT"
 	}
 	t.hook(first, f, func(f fate) {
-		own := t.packet.Own(f.dest.Addr())
-		var rest []hook
-		if in == "" {
-			rest = append(rest, hook{&r.Filter, "OUTPUT", ""})
-		}
+		postrouting := hook{&r.NAT, "POSTROUTING", ""}
 		switch {
-		case own && in == "":
-			rest = append(rest, hook{&r.Filter, "INPUT", "lo"})
-		case own:
-			rest = append(rest, hook{&r.Filter, "INPUT", in})
+		case t.packet.Ends(f.dest.Addr()):
+			t.sequence([]hook{{&r.Filter, "INPUT", in}}, f)
 		case in != "":
-			rest = append(rest, hook{&r.Filter, "FORWARD", in})
+			t.sequence([]hook{{&r.Filter, "FORWARD", in}, postrouting}, f)
+		case t.packet.Own(f.dest.Addr()):
+			t.sequence([]hook{{&r.Filter, "OUTPUT", ""}, postrouting, {&r.Filter, "INPUT", "lo"}}, f)
+		default:
+			t.sequence([]hook{{&r.Filter, "OUTPUT", ""}, postrouting}, f)
 		}
-		t.sequence(append(rest, hook{&r.NAT, "POSTROUTING", ""}), f)
 	})
 }
 

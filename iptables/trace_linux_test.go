@@ -167,3 +167,29 @@ func TestJumpsBehindOthersRulesAreMoved(t *testing.T) {
 		}
 	})
 }
+
+// A process on the node gets the packets of others with their source, however they are routed, and the node's own
+// with an address of the node.
+func TestOnlyWhatLeavesTheNodeIsMasqueraded(t *testing.T) {
+	for _, f := range model.Families {
+		s, own := service(f, 1, 1), in(f, "192.168.0.1")
+		s.Ports[0].Endpoints = append(s.Ports[0].Endpoints, plan.Endpoint{Addr: own, Port: 8080})
+		r, err := Render(planOf(f, s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for iface, want := range map[string][2]bool{"eth0": {true, false}, "": {true, true}} {
+			packet := plan.Packet{Protocol: model.TCP, Source: in(f, "192.168.0.9"), Interface: iface, Dest: netip.AddrPortFrom(vip(f, 1), 80),
+				Host: []netip.Addr{own, in(f, "192.168.0.9")}}
+			got := r.Trace(packet)
+			if len(got.Targets) != 2 {
+				t.Fatalf("%s by %q: %v", f, iface, got)
+			}
+			for _, target := range got.Targets {
+				if here := target.Endpoint.Addr() == own; !here && target.Masquerade != want[0] || here && target.Masquerade != want[1] {
+					t.Errorf("%s by %q: %v", f, iface, got)
+				}
+			}
+		}
+	}
+}

@@ -182,7 +182,11 @@ func (b builder) input(r *rand.Rand, i int) plan.Input {
 		sl.Ports = append(sl.Ports, model.SlicePort{Name: name, Protocol: proto, Port: 8080})
 	}
 	for range r.IntN(5) {
-		e := model.Endpoint{Addr: b.endpoint(r.IntN(6)).Addr, Ready: true, Serving: true, NodeName: []string{"here", "there"}[r.IntN(2)]}
+		addr := b.endpoint(r.IntN(6)).Addr
+		if r.IntN(6) == 0 {
+			addr = b.own(0) // a process of the node's
+		}
+		e := model.Endpoint{Addr: addr, Ready: true, Serving: true, NodeName: []string{"here", "there"}[r.IntN(2)]}
 		sl.Endpoints = append(sl.Endpoints, e)
 	}
 	return plan.Input{Name: s.Name, Service: s, Slices: []*model.Slice{sl}}

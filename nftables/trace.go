@@ -26,11 +26,11 @@ func (r *Ruleset) Trace(p plan.Packet) plan.Outcome {
 			first = hookOutput
 		}
 		at = t.hook(first, at)
+		ends := func(s position) bool { return p.Ends(s.dest.Addr()) }
 		if p.Interface != "" {
-			own := func(s position) bool { return p.Own(s.dest.Addr()) }
-			here, past := slices.Clone(at), at
-			here = t.hook(hookInput, slices.DeleteFunc(here, func(s position) bool { return !own(s) }))
-			at = append(here, t.hook(hookForward, slices.DeleteFunc(past, own))...)
+			here := slices.DeleteFunc(slices.Clone(at), func(s position) bool { return !ends(s) })
+			t.final = append(t.final, t.hook(hookInput, here)...)
+			at = t.hook(hookForward, slices.DeleteFunc(at, ends))
 		}
 		at = t.hook(hookPostrouting, at)
 	}

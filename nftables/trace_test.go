@@ -161,3 +161,27 @@ func insert(r *Ruleset, chain string, rule Rule) {
 	c := r.Chains[chain]
 	r.Chains[chain] = Chain{c.Hook, append([]Rule{rule}, c.Rules...)}
 }
+
+// A process on the node gets the packets of others with their source, however they are routed, and the node's own
+// with an address of the node.
+func TestOnlyWhatLeavesTheNodeIsMasqueraded(t *testing.T) {
+	for _, f := range model.Families {
+		b := builder{f}
+		s := b.service(1, []plan.Endpoint{b.endpoint(0), {Addr: b.own(0), Port: 8080}}, model.TCP)
+		fe := &s.Ports[0].Frontends[0]
+		fe.Pods.Masquerade, fe.Node.Masquerade, fe.Outside.Masquerade = true, true, true
+		r := render1(t, planOf(b.config(), s))
+		for iface, want := range map[string][2]bool{"eth0": {true, false}, "": {true, true}} {
+			got := r.Trace(plan.Packet{Protocol: model.TCP, Source: b.own(1), Interface: iface, Dest: netip.AddrPortFrom(b.vip(1), 80),
+				Host: []netip.Addr{b.own(0), b.own(1)}})
+			if len(got.Targets) != 2 {
+				t.Fatalf("%s by %q: %v", f, iface, got)
+			}
+			for _, target := range got.Targets {
+				if own := target.Endpoint.Addr() == b.own(0); !own && target.Masquerade != want[0] || own && target.Masquerade != want[1] {
+					t.Errorf("%s by %q: %v", f, iface, got)
+				}
+			}
+		}
+	}
+}

@@ -154,7 +154,8 @@ func (h *holding) outcome(c Config, inputs []Input, p Packet) Outcome {
 	}
 	o := Outcome{Verdict: Translate, Affinity: s.Affinity}
 	for _, e := range list {
-		o.Targets = append(o.Targets, Target{e, 1 / float64(len(list)), masquerade || e.Addr() == p.Source})
+		arrives := p.Interface != "" && ownAddress(p, e.Addr()) // and so never meets postrouting
+		o.Targets = append(o.Targets, Target{e, 1 / float64(len(list)), (masquerade || e.Addr() == p.Source) && !arrives})
 	}
 	return o
 }

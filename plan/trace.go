@@ -25,6 +25,11 @@ type Packet struct {
 // Own tells whether an address is the node's own.
 func (p Packet) Own(a netip.Addr) bool { return a.IsLoopback() || slices.Contains(p.Host, a) }
 
+// Ends tells whether the packet's way ends on the node where it is sent to an address: one that came by an
+// interface is then handed to a process there and never leaves, which is where sources are replaced. The node's
+// own packets leave by the loopback interface.
+func (p Packet) Ends(to netip.Addr) bool { return p.Interface != "" && p.Own(to) }
+
 // Verdict is what becomes of a packet.
 type Verdict uint8
 
@@ -66,7 +71,8 @@ type Outcome struct {
 type Target struct {
 	Endpoint    netip.AddrPort
 	Probability float64
-	// Masquerade says that the packet's source is replaced by an address of the node.
+	// Masquerade says that the packet's source is replaced by an address of the node. It is not where the way
+	// of the packet Ends on the node, whatever its Route says.
 	Masquerade bool
 }
 
@@ -121,7 +127,8 @@ func (p *Plan) Trace(packet Packet) Outcome {
 	list := port.List(route)
 	o := Outcome{Verdict: Translate, Affinity: port.Affinity, Why: at}
 	for _, e := range list {
-		o.Targets = append(o.Targets, Target{e.AddrPort(), 1 / float64(len(list)), route.Masquerade || e.Addr == packet.Source})
+		masquerade := (route.Masquerade || e.Addr == packet.Source) && !packet.Ends(e.Addr)
+		o.Targets = append(o.Targets, Target{e.AddrPort(), 1 / float64(len(list)), masquerade})
 	}
 	return o
 }
