@@ -104,15 +104,17 @@ func (a NodePortAddresses) isZero() bool {
 	return !a.Primary && !a.Localhost && !a.All && len(a.Prefixes) == 0
 }
 
+// longestInterface is the most bytes of an interface's name: IFNAMSIZ, with its zero byte, is 16.
+const longestInterface = 15
+
 // CheckInterface returns an error for a text that can't be the name of an interface or the beginning of one,
 // or that the rules of a backend would take for a pattern.
 func CheckInterface(name string) error {
-	const longest = 15 // IFNAMSIZ, with its zero byte, is 16
 	switch {
 	case name == "":
 		return errors.New("empty: name an interface")
-	case len(name) > longest:
-		return fmt.Errorf("%q is longer than the %d bytes of an interface's name", name, longest)
+	case len(name) > longestInterface:
+		return fmt.Errorf("%q is longer than the %d bytes of an interface's name", name, longestInterface)
 	case name == ".", name == "..":
 		return fmt.Errorf("%q can't be an interface's name", name)
 	}
@@ -151,8 +153,11 @@ func (s Settings) detector(f model.Family, node model.Node) plan.Detector {
 	case BridgeInterface:
 		return plan.Detector{Interface: s.BridgeInterface}
 	case InterfaceNamePrefix:
-		if s.InterfaceNamePrefix == "" {
+		switch len(s.InterfaceNamePrefix) {
+		case 0:
 			return plan.Detector{}
+		case longestInterface: // no other name begins with it, and iptables takes no "+" behind it
+			return plan.Detector{Interface: s.InterfaceNamePrefix}
 		}
 		return plan.Detector{Interface: s.InterfaceNamePrefix + "+"}
 	}

@@ -143,6 +143,15 @@ func TestInterfaceNamesAreChecked(t *testing.T) {
 	}
 }
 
+func TestPrefixesOfInterfacesAreNeverEveryInterfaceNorTooLong(t *testing.T) {
+	for prefix, want := range map[string]string{"": "", "veth": "veth+", "fourteen-bytes": "fourteen-bytes+", "fifteen-bytes-0": "fifteen-bytes-0"} {
+		s := Settings{DetectLocalMode: InterfaceNamePrefix, InterfaceNamePrefix: prefix}
+		if got := s.Config(model.IPv4, model.Node{}, nil).Detector; got.Interface != want || len(got.Prefixes) > 0 {
+			t.Errorf("prefix %q: %+v, want the interface %q", prefix, got, want)
+		}
+	}
+}
+
 func TestNodeCIDRWithoutRangesIsSaidOnceUntilTheyAreKnown(t *testing.T) {
 	r := newRig(service("a", 1))
 	log, logs := quiet()
