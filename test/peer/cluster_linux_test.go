@@ -35,7 +35,6 @@ var relayAddr = netip.MustParseAddrPort("127.0.0.1:16443")
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	smallMessages(t)
 	master, err := sandbox.NewNode(sandbox.NodeConfig{Name: "control-plane", Addrs: []netip.Addr{netip.MustParseAddr("172.18.0.9")}})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 // older holds the external address and the ClusterIP is nobody else's, as long as they are there; kube-proxy
 // leaves it to chance, which is no test's to tell.
 func TestDisputedFrontends(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	claims := func(to func(model.Family, int) netip.Addr) func(*corev1.Service) {
 		return func(s *corev1.Service) {

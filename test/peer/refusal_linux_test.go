@@ -17,6 +17,7 @@ import (
 // A client whose TCP connection is refused learns it by an ICMP error from kube-proxy and from svcproxy's
 // iptables mode, and by a TCP reset from its nftables mode.
 func TestHowConnectionsAreRefused(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	s := subject{name: "nobody"}
 	c.apply(t, s.service(1), nil)

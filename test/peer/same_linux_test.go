@@ -25,6 +25,7 @@ var runs = []run{
 // The same packets get the same answers, refusals and source addresses from svcproxy and from kube-proxy, save
 // for the differences that are listed.
 func TestSamePackets(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	for i, s := range subjects {
 		c.apply(t, s.service(i+1), s.slices())

@@ -47,6 +47,7 @@ func onlyClusterIP(s *corev1.Service, n int) {
 // A real kube-proxy takes the node over from svcproxy's iptables mode: it programs without an error, then and
 // after changes, what it programs where nobody was before it, and traffic goes the same ways.
 func TestGoingBackToKubeProxy(t *testing.T) {
+	t.Parallel()
 	c := newFullCluster(t, manyServices)
 	flags := flagsOf(runs[0].flags)
 	went, fresh := c.newNode(t, "svcproxy, then kube-proxy"), c.newNode(t, "kube-proxy alone")
@@ -88,6 +89,7 @@ func TestGoingBackToKubeProxy(t *testing.T) {
 
 // svcproxy takes the node over from kube-proxy, and first shows what kube-proxy programmed.
 func TestTakingOverFromKubeProxy(t *testing.T) {
+	t.Parallel()
 	c := newFullCluster(t, 0)
 	flags := flagsOf(runs[0].flags)
 	for _, mode := range modes {
