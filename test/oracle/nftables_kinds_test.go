@@ -121,10 +121,10 @@ func shutOut(t target) bool {
 	return limited(t) && t.outcome.Verdict == plan.Discard && t.route.Action != plan.Drop
 }
 func masqueraded(t target) bool {
-	return balanced(t) && t.route.Masquerade && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Masquerade && x.Endpoint.Addr() != t.packet.Source })
+	return t.route.Masquerade && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Masquerade && x.Endpoint.Addr() != t.packet.Source })
 }
 func hairpin(t target) bool {
-	return balanced(t) && !t.route.Masquerade && !remote(t.packet.Source) && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Masquerade && x.Endpoint.Addr() == t.packet.Source })
+	return !t.route.Masquerade && !remote(t.packet.Source) && slices.ContainsFunc(t.outcome.Targets, func(x plan.Target) bool { return x.Masquerade && x.Endpoint.Addr() == t.packet.Source })
 }
 
 // admittedByOne tells that a source may use a load balancer by a single one of its ranges.
