@@ -152,7 +152,7 @@ func verify(t *testing.T, w *world.World, p *plan.Plan, protocols ...model.Proto
 					if dest.Addr().IsLoopback() && from != w.Node {
 						continue
 					}
-					if proto == model.SCTP && i == nstest.Sized(8, len(to[proto])) {
+					if proto == model.SCTP && i == nstest.Sized(4, len(to[proto])) {
 						break
 					}
 					if proto == model.SCTP {
