@@ -147,10 +147,10 @@ func samePlan(want, got *plan.Plan) error {
 	return nil
 }
 
-// lenient leaves out of account whether a connection of another node's pod to itself is masqueraded. It is a
-// client of its own node's proxy, so that a backend may go without (plan.Endpoint.Remote).
+// lenient leaves out of account whether a connection of another node's pod to itself through a ClusterIP is
+// masqueraded. It is a client of its own node's proxy, so that a backend may go without (plan.Endpoint.Remote).
 func lenient(p plan.Packet, o plan.Outcome) plan.Outcome {
-	if !remote(p.Source) {
+	if !remote(p.Source) || !universes[model.FamilyOf(p.Source)].serviceCIDR.Contains(p.Dest.Addr()) {
 		return o
 	}
 	o.Targets = slices.Clone(o.Targets)
