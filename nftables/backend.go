@@ -160,6 +160,9 @@ func (b *Backend) applyFull(ctx context.Context, c plan.Change) (plan.Result, er
 			}
 		}
 	}
+	if b.unchanged(c.Config, services) {
+		return plan.Result{}, nil
+	}
 	st, want, err := newState(c.Config, services)
 	if err != nil {
 		return plan.Result{}, err
@@ -191,9 +194,9 @@ func (b *Backend) commit(ops []op) error {
 	return err
 }
 
-// unchanged tells whether the kernel surely holds a state, and nobody has committed anything since.
-func (b *Backend) unchanged(st *state) bool {
-	if b.acked == nil || !b.isVerified || !b.acked.same(st) {
+// unchanged tells whether the kernel surely holds what is wanted, and nobody has committed anything since.
+func (b *Backend) unchanged(c plan.Config, services map[model.ServiceName]*plan.Service) bool {
+	if b.acked == nil || !b.isVerified || !b.acked.same(c, services) {
 		return false
 	}
 	now, err := b.kernel.generation()
@@ -202,10 +205,6 @@ func (b *Backend) unchanged(st *state) bool {
 
 // program makes the kernel hold a state, whatever it holds now.
 func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.Result, error) {
-	if b.unchanged(st) {
-		b.acked = st
-		return plan.Result{}, nil
-	}
 	before, genErr := b.kernel.generation()
 	b.isVerified = false
 	have, err := b.kernel.observe(ctx)
@@ -244,7 +243,7 @@ func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.R
 
 // drift compares what the kernel holds with what was acknowledged. d is the difference from the next state.
 func (b *Backend) drift(have *Ruleset, next *state, d *Delta) (n int, example string, err error) {
-	if !b.acked.same(next) {
+	if !b.acked.same(next.config, next.services) {
 		_, acked, err := newState(b.acked.config, b.acked.services)
 		if err != nil {
 			return 0, "", err

@@ -35,6 +35,17 @@ func BenchmarkFullWithoutChange(b *testing.B) {
 	}
 }
 
+// BenchmarkFullAfterOthersCommitted reads everything back, as nobody can tell what the others did.
+func BenchmarkFullAfterOthersCommitted(b *testing.B) {
+	p := big(builder{model.IPv4})
+	backend, _, _ := open(b, model.IPv4)
+	apply(b, backend, full(p))
+	for b.Loop() {
+		backend.isVerified = false
+		apply(b, backend, full(p))
+	}
+}
+
 func BenchmarkEndpointReplaced(b *testing.B) {
 	bl := builder{model.IPv4}
 	benchmarkChange(b, bl.endpoints(0, 10), append(bl.endpoints(0, 9), bl.endpoint(500_000)))

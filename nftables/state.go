@@ -115,9 +115,9 @@ func expectations(services map[model.ServiceName]*plan.Service) map[string]int {
 	return n
 }
 
-// same tells whether another state leads to the same ruleset.
-func (st *state) same(o *state) bool {
-	return st.config.Equal(o.config) && maps.EqualFunc(st.services, o.services, func(a, b *plan.Service) bool { return a == b || a.Equal(b) })
+// same tells whether a configuration and Services lead to the same ruleset.
+func (st *state) same(c plan.Config, services map[model.ServiceName]*plan.Service) bool {
+	return st.config.Equal(c) && maps.EqualFunc(st.services, services, func(a, b *plan.Service) bool { return a == b || b != nil && a.Equal(b) })
 }
 
 // addConfig adds what depends on the configuration alone.
