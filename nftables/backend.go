@@ -250,7 +250,10 @@ func (b *Backend) drift(have *Ruleset, next *state, d *Delta) (n int, example st
 		}
 		d = Diff(have, acked)
 	}
-	return d.Writes(), d.Example(), nil
+	if n = d.Writes(); n == 0 && !d.Empty() {
+		n = 1 // a set without elements
+	}
+	return n, d.Example(), nil
 }
 
 // noteSizes remembers how much fits into the kernel's sets.
