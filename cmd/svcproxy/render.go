@@ -63,7 +63,7 @@ what would be programmed for them: as text that 'nft -f' or 'iptables-restore' l
 			if lacks := objects.Lacking(s, node); lacks != "" {
 				fmt.Fprintln(c.ErrOrStderr(), "warning:", lacks)
 			}
-			if err := renderTo(c.OutOrStdout(), mode, format, families, func(f model.Family) *plan.Plan { return objects.Plan(f, s, node) }); err != nil {
+			if err := renderTo(c.OutOrStdout(), mode, format, families, func(f model.Family) *plan.Plan { return objects.Plan(f, s, canonicalNode(node)) }); err != nil {
 				errs = append(errs, err)
 			}
 			return errors.Join(errs...)

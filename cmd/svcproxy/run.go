@@ -161,12 +161,15 @@ func (f *runFlags) nodeName() (string, error) {
 			return "", fmt.Errorf("name of this node: %w; give --hostname-override", err)
 		}
 	}
-	name = strings.ToLower(strings.TrimSpace(name))
+	name = canonicalNode(name)
 	if name == "" {
 		return "", usageError{errors.New("--hostname-override: empty")}
 	}
 	return name, nil
 }
+
+// canonicalNode returns a host's name as kubelet makes a Node's of it.
+func canonicalNode(name string) string { return strings.ToLower(strings.TrimSpace(name)) }
 
 func (f *runFlags) source(node string, log *zap.Logger) (proxier.Source, error) {
 	if len(f.manifests) > 0 {
