@@ -27,7 +27,7 @@ test: packages ## Run all tests; installs the Debian packages that they use wher
 	@[ -n "$(RACE)" ] || echo "no C compiler: testing without the race detector"
 	go vet ./...
 	go test $(RACE) -count=1 -timeout 15m -v ./test/controlplane
-	go test $(RACE) -count=1 -timeout 10m $$(go list ./... | grep -vE '/test/(controlplane|peer)$$')
+	go test $(RACE) -count=1 -timeout 15m $$(go list ./... | grep -vE '/test/(controlplane|peer)$$')
 
 # The first run builds kube-proxy too.
 test-peer: export SVCPROXY_TEST_LONG := 1

@@ -10,7 +10,7 @@ import (
 
 // TestMain sets how many sequences of clusters each test draws; -rapid.checks says otherwise.
 func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", strconv.Itoa(nstest.Sized(5, 100))); err != nil {
+	if err := flag.Set("rapid.checks", strconv.Itoa(nstest.Sized(5, 72))); err != nil {
 		panic(err)
 	}
 	nstest.Main(m)

@@ -172,7 +172,7 @@ func TestDamagedNFTablesIsNoticed(t *testing.T) {
 	for _, f := range model.Families {
 		subjects[f] = newSubject(t, universes[f], dataplane.NFTables, netns)
 	}
-	everyMutation(t, nstest.Sized(nftablesMutations, 3*nftablesMutations), nftablesKinds, func(seed uint64) (tr trial[*nftables.Ruleset], err error) {
+	everyMutation(t, nstest.Sized(nftablesMutations, 2*nftablesMutations), nftablesKinds, func(seed uint64) (tr trial[*nftables.Ruleset], err error) {
 		s, ctx := subjects[familyOf(seed)], context.Background()
 		if err := s.begin(ctx, drawnCluster(seed)); err != nil {
 			return tr, err
@@ -189,7 +189,7 @@ func TestDamagedNFTablesIsNoticed(t *testing.T) {
 
 func TestDamagedIPTablesIsNoticed(t *testing.T) {
 	t.Parallel()
-	everyMutation(t, nstest.Sized(iptablesMutations, 3*iptablesMutations), iptablesKinds, func(seed uint64) (tr trial[*iptables.Ruleset], err error) {
+	everyMutation(t, nstest.Sized(iptablesMutations, 2*iptablesMutations), iptablesKinds, func(seed uint64) (tr trial[*iptables.Ruleset], err error) {
 		scene, parsed, err := iptablesScene(seed)
 		return trial[*iptables.Ruleset]{scene: scene, clone: func() *iptables.Ruleset { return cloneIPTables(parsed) },
 			notice: func(r *iptables.Ruleset) error {
@@ -201,7 +201,7 @@ func TestDamagedIPTablesIsNoticed(t *testing.T) {
 // A plan that decided otherwise is noticed too: by the rules that the right one led to.
 func TestWrongPlansAreNoticed(t *testing.T) {
 	t.Parallel()
-	everyMutation(t, nstest.Sized(planMutations, 3*planMutations), planKinds, func(seed uint64) (tr trial[*plan.Plan], err error) {
+	everyMutation(t, nstest.Sized(planMutations, 2*planMutations), planKinds, func(seed uint64) (tr trial[*plan.Plan], err error) {
 		scene, parsed, err := iptablesScene(seed)
 		return trial[*plan.Plan]{scene: scene, clone: func() *plan.Plan { return clonePlan(scene.Plan) },
 			changes: func(p *plan.Plan) bool {

@@ -276,11 +276,14 @@ func (r *reality) source(u *universe, packet plan.Packet, t plan.Target, got wor
 	return nil
 }
 
-// spread fails the test if it saw too little of anything.
+// spread fails the test if it saw too little of anything. A short run has too few clusters to see everything.
 func (r *reality) spread(t testing.TB) {
 	t.Helper()
+	if r.verdicts[world.Answered] == 0 {
+		t.Error("no connection was answered")
+	}
 	for _, v := range []world.Verdict{world.Answered, world.Refused, world.Silent} {
-		if r.verdicts[v] < nstest.Sized(1, 200) {
+		if r.verdicts[v] < nstest.Sized(0, 100) {
 			t.Errorf("%v was seen %d times only", v, r.verdicts[v])
 		}
 	}

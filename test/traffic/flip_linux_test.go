@@ -30,6 +30,9 @@ func TestNoConnectionFailsWhileEndpointsFlip(t *testing.T) {
 
 func connectWhileFlipping(t *testing.T, w *cluster, d dataPlane, f model.Family) {
 	udp := nstest.Sized(500, 20_000)
+	if f == model.IPv6 {
+		udp = nstest.Sized(500, 4000) // the same code of the kernel, but for the addresses
+	}
 	tcp := 4 * udp
 	p, vip := newProxy(t, w, d, clusterConfig(f)), clusterIP(f, 0)
 	p.mustSync(t, service("flipping", vip, flips[0]...), service("steady", clusterIP(f, 1), 4, 5, 6, 7, 8, 9))
