@@ -25,6 +25,7 @@ import (
 // runFlags are the flags of run. Those that kube-proxy has too have its names and defaults.
 type runFlags struct {
 	settingFlags
+	sysctlFlags
 	logFlags
 	kubeconfig string
 	manifests  []string
@@ -62,6 +63,7 @@ programmed stays when it ends; 'svcproxy cleanup' removes it.`,
 	flags.Float32Var(&f.apiQPS, "kube-api-qps", 5, "most requests to the API server in a second")
 	flags.IntVar(&f.apiBurst, "kube-api-burst", 10, "most requests to the API server at once")
 	f.settingFlags.register(flags)
+	f.sysctlFlags.register(flags)
 	f.logFlags.register(flags)
 	return c
 }
@@ -89,6 +91,7 @@ func (f *runFlags) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.sysctlFlags.apply(f.netns, log) // before the iptables backend looks at one of them
 	b, err := openBackends(f.mode, f.netns, log)
 	if err != nil {
 		return err
@@ -134,7 +137,7 @@ func (f *runFlags) check() error {
 	case f.apiBurst <= 0:
 		return usageError{fmt.Errorf("--kube-api-burst: %d is not positive", f.apiBurst)}
 	}
-	return checkAddress("--metrics-bind-address", f.metrics)
+	return errors.Join(f.sysctlFlags.check(), checkAddress("--metrics-bind-address", f.metrics))
 }
 
 // checkAddress finds an address that nobody could listen at; empty is none.
