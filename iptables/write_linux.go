@@ -47,7 +47,7 @@ func (w *writer) write(ctx context.Context, deltas []delta) (written int, err er
 		if err != nil {
 			return 0, w.takeBack(ctx, deltas[:i], err)
 		}
-		w.log.Debug("iptables-restore", zap.Stringer("family", w.kernel.family), zap.String("table", d.table),
+		w.log.Debug("iptables-restore", zap.String("table", d.table),
 			zap.Int("chains", len(d.write)+len(d.remove)), zap.Int("rules", d.rules), zap.Int("bytes", len(input)),
 			zap.Duration("took", time.Since(start)))
 		written += d.rules

@@ -219,7 +219,7 @@ func (b *Backend) program(ctx context.Context, st *state, want *Ruleset) (plan.R
 		}
 	}
 	if d.remake != "" && d.exists {
-		b.log.Info("Making the table anew", zap.String("family", b.family.String()), zap.String("reason", d.remake))
+		b.log.Info("Making the table anew", zap.String("reason", d.remake))
 	}
 	// What was read is verified if nobody has committed meanwhile; and so is what is then written at once.
 	if now, err := b.kernel.generation(); genErr == nil && err == nil && now == before {

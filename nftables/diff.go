@@ -122,9 +122,19 @@ func (d *Delta) diffSet(have, want *Set) {
 			sd.del = append(sd.del, KeyedElement{key, el})
 		}
 	}
+	if want.Ranges {
+		// The kernel keeps them in the order in which they came, and to delete one it looks at all that came
+		// before: 1,000 take 0.1 s in that order and 3.5 s in the reverse, in which nobody else can commit.
+		inOrder(sd.add)
+		inOrder(sd.del)
+	}
 	if len(sd.add)+len(sd.replace)+len(sd.del) > 0 {
 		d.sets[want.Name] = sd
 	}
+}
+
+func inOrder(elements []KeyedElement) {
+	slices.SortFunc(elements, func(a, b KeyedElement) int { return strings.Compare(a.Key, b.Key) })
 }
 
 // diffRest sees to what is in have and not in want.
