@@ -45,7 +45,8 @@
 // and back to endpoints. Ids are hashes of names, so that what was learned outlives a restart, and an endpoint
 // that has left is not taken for a new one. A client whose endpoint left gets another; as soon as the change that
 // took it away is made, what was learned of it is deleted, so that it is not bound to it again should it come
-// back. A client that the full map has no room for connects all the same. What was learned is not compared.
+// back. A client that the full map has no room for connects all the same. What was learned is not compared. A changed time-out
+// begins for each client with its next connection; until then the old one runs, where iptables mode counts anew.
 //
 // A lookup in another lookup's result makes nft 1.0.6 abort when it lists the rule, so such a result goes through
 // the packet mark, which is put back at once. nft has no words for that: its listing shows the rules, but would
