@@ -35,7 +35,8 @@ func newRender() *cobra.Command {
 		Short: "Print what would be programmed for manifests, without kernel and cluster",
 		Long: `Render reads Services, EndpointSlices, Nodes and ServiceCIDRs from files and folders of YAML or JSON and prints
 what would be programmed for them: as text that 'nft -f' or 'iptables-restore' loads, or as JSON in the form of
-'svcproxy dump -o json'. The same input gives the same bytes.`,
+'svcproxy dump -o json'. The same input gives the same bytes. Session affinity in nftables is beyond nft's language:
+its rules are remarks in the text, and what 'nft -f' loads balances without it.`,
 		Example: "  svcproxy render --proxy-mode iptables -f manifests/ | iptables-restore --test",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
