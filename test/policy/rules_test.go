@@ -33,17 +33,23 @@ var layers = []layer{
 		"makes namespaces from plain values: usable, and to be trusted, without the proxy it tests"},
 	{"proxier", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack"}, []string{"sandbox", "test/nstest", "test/fakekernel"},
 		"carries objects to the kernel; what it needs from above is handed to it"},
-	{"proxier/local", []string{"model", "proxier", "sandbox"}, []string{"test/nstest"},
+	{"proxier/local", []string{"model", "proxier"}, []string{"test/nstest"},
 		"plays the cluster's controllers where there is no cluster"},
-	{"demo", []string{"model", "inspect", "sandbox", "dns", "proxier"}, []string{"test/nstest"},
+	{"proxier/clusterdns", []string{"model", "dns", "proxier", "proxier/local"}, []string{"test/nstest"},
+		"makes DNS zones of objects that the proxy's own informers leave out"},
+	{"kubelet", []string{"sandbox", "proxier/local"}, []string{"model", "test/nstest"},
+		"runs v1 Pods in the sandbox, whoever wrote them and whatever leads packets to them"},
+	{"cluster", []string{"model", "sandbox", "dns", "proxier", "kubelet"}, []string{"test/nstest"},
+		"a one-node cluster that outlives the command that made it; the backends are handed to it"},
+	{"demo", []string{"model", "inspect", "sandbox", "dns", "proxier", "kubelet", "cluster"}, []string{"test/nstest"},
 		"tells its story with the finished program, as a user would: it looks into no backend"},
-	{"cmd", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack", "dns", "inspect", "sandbox", "proxier", "demo"}, []string{"test/nstest"},
+	{"cmd", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack", "dns", "inspect", "sandbox", "proxier", "kubelet", "cluster", "demo"}, []string{"test/nstest"},
 		"wires everything together; nothing but tests of the finished program stands above it"},
 	{"test/nstest", []string{"sandbox"}, nil,
 		"the harness of every kernel test: what it imported, no test of that could use it"},
 	{"test/world", []string{"model", "plan", "sandbox", "test/nstest"}, nil,
 		"sends packets and sees what comes back: an oracle that knew a backend or the proxier would not judge them"},
-	{"test", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack", "dns", "inspect", "sandbox", "proxier", "test/nstest", "test/world"}, nil,
+	{"test", []string{"model", "plan", "netns", "nftables", "iptables", "conntrack", "dns", "inspect", "sandbox", "proxier", "kubelet", "cluster", "test/nstest", "test/world"}, nil,
 		"tests across packages look at all of them but the commands, which they run as programs"},
 }
 
@@ -56,8 +62,8 @@ type fence struct {
 }
 
 var fences = []fence{
-	{[]string{"k8s.io/"}, []string{"proxier", "cmd", "test"},
-		"Kubernetes types end at the conversion to the model: their defaults, pointers and versions are no concern of a data plane"},
+	{[]string{"k8s.io/"}, []string{"proxier", "kubelet", "cluster", "cmd", "test"},
+		"Kubernetes types end at the conversion to values: their defaults, pointers and versions are no concern of a data plane or of namespaces"},
 	{[]string{"github.com/spf13/"}, []string{"cmd"},
 		"flags are the command line's; a package takes values"},
 	{[]string{"github.com/miekg/dns"}, []string{"dns", "test"},
