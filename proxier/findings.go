@@ -30,6 +30,9 @@ func object(kind, namespace, name string) string {
 	return kind + " " + printable(namespace) + "/" + printable(name)
 }
 
+// ObjectName names an API object as the messages of this package do: "Service default/web".
+func ObjectName(kind, namespace, name string) string { return object(kind, namespace, name) }
+
 func printable(name string) string {
 	if len(validation.IsDNS1123Subdomain(name)) == 0 {
 		return name

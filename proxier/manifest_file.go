@@ -58,32 +58,35 @@ func (f *manifestFile) mayHold(before map[objectID]string) bool {
 // parseManifests reads the documents of a file: YAML or JSON, each an object or a List.
 func parseManifests(file string, data []byte) *manifestFile {
 	f := &manifestFile{}
-	for i, doc := range documents(data) {
+	for i, doc := range Documents(data) {
 		where := fmt.Sprintf("%s, document %d", file, i+1)
-		if doc.err != nil {
-			f.errs = append(f.errs, fmt.Errorf("%s: %w", where, doc.err))
+		if doc.Err != nil {
+			f.errs = append(f.errs, fmt.Errorf("%s: %w", where, doc.Err))
 			continue
 		}
-		f.add(where, doc.json, metav1.TypeMeta{}, doc.warning)
+		f.add(where, doc.JSON, metav1.TypeMeta{}, doc.Odd)
 	}
 	return f
 }
 
-// document is one document as JSON. The warning is an error that left the document readable.
-type document struct {
-	json    []byte
-	warning error
-	err     error
+// Document is one document of a manifest file.
+type Document struct {
+	// JSON is what it says; nothing, or null, for an empty document.
+	JSON []byte
+	// Odd is what is wrong with it though it can be read, such as a key that is there twice.
+	Odd error
+	// Err is why it can't be read.
+	Err error
 }
 
-// documents splits a file.
-func documents(data []byte) []document {
+// Documents splits the content of a manifest file, YAML or JSON, into its documents.
+func Documents(data []byte) []Document {
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] == '{' {
 		if docs, ok := jsonDocuments(trimmed); ok {
 			return docs
 		}
 	}
-	var docs []document
+	var docs []Document
 	reader := yamlutil.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
 	for {
 		text, err := reader.Read()
@@ -91,15 +94,15 @@ func documents(data []byte) []document {
 			return docs
 		}
 		if err != nil {
-			return append(docs, document{err: err})
+			return append(docs, Document{Err: err})
 		}
 		docs = append(docs, yamlDocument(text))
 	}
 }
 
 // jsonDocuments splits concatenated JSON documents; it fails for what only looks like JSON.
-func jsonDocuments(data []byte) ([]document, bool) {
-	var docs []document
+func jsonDocuments(data []byte) ([]Document, bool) {
+	var docs []Document
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	for {
 		var raw json.RawMessage
@@ -110,20 +113,20 @@ func jsonDocuments(data []byte) ([]document, bool) {
 		if err != nil {
 			return nil, false
 		}
-		docs = append(docs, document{json: raw})
+		docs = append(docs, Document{JSON: raw})
 	}
 }
 
-func yamlDocument(text []byte) document {
+func yamlDocument(text []byte) Document {
 	strict, err := yaml.YAMLToJSONStrict(text)
 	if err == nil {
-		return document{json: strict}
+		return Document{JSON: strict}
 	}
 	lenient, fatal := yaml.YAMLToJSON(text)
 	if fatal != nil {
-		return document{err: fatal}
+		return Document{Err: fatal}
 	}
-	return document{json: lenient, warning: err}
+	return Document{JSON: lenient, Odd: err}
 }
 
 // header is what every object has, and what Lists hold.

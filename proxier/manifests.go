@@ -137,7 +137,7 @@ func (s *manifestSet) list(paths []string) ([]string, []error) {
 	var errs []error
 	seen := map[string]bool{}
 	for _, path := range paths {
-		found, err := filesAt(path)
+		found, err := ManifestFiles(path)
 		if err != nil {
 			errs = append(errs, err)
 			if !errors.Is(err, os.ErrNotExist) {
@@ -165,8 +165,9 @@ func (s *manifestSet) known(path string) []string {
 	return files
 }
 
-// filesAt returns the manifest files at a path: itself, or what is directly inside.
-func filesAt(path string) ([]string, error) {
+// ManifestFiles returns the manifest files at a path as LoadManifests finds them: the path itself, or of a folder the files
+// directly inside.
+func ManifestFiles(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
