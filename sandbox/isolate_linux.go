@@ -51,7 +51,7 @@ type Isolation struct {
 // Isolate runs the program again, with the same arguments, environment and standard
 // streams, inside network, mount and PID namespaces of its own, waits for it and
 // returns its exit code (128 + the signal that ended it). Inside, Isolated returns
-// nil, lo is up, mounts do not propagate, /proc is the new PID namespace's where the
+// nil, lo is up, mounts do not propagate to the machine, /proc is the new PID namespace's where the
 // kernel allows that, and XTABLES_LOCKFILE keeps iptables off the machine's lock.
 //
 // Signals are passed on, once each, as the program inside is in a process group of
@@ -191,11 +191,15 @@ func runInit() (int, error) {
 	if err := settleIn(); err != nil {
 		return 0, err
 	}
+	self, err := seal()
+	if err != nil {
+		return 0, err
+	}
 	env, err := isolatedEnv(outer)
 	if err != nil {
 		return 0, err
 	}
-	program, err := os.StartProcess(reexec.Self(), argv, &os.ProcAttr{
+	program, err := os.StartProcess(self, argv, &os.ProcAttr{
 		Env:   env,
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
@@ -220,8 +224,9 @@ func dieWith(lifeline *os.File) {
 }
 
 func settleIn() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	// Slaves rather than private, so that the machine can unmount what is also here.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("keep mounts from the machine: %w", err)
 	}
 	// A container may hide parts of /proc; then the kernel refuses an unprivileged
 	// mount that would show them. The old one does: /proc/self and /proc/sys/net

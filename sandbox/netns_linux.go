@@ -252,15 +252,20 @@ func (n *Netns) Handle() (*netlink.Handle, error) {
 	return handle, err
 }
 
-// killAll kills every process whose network namespace this is, until none is left:
-// one that forks meanwhile is met on a later round. Signals go through the
-// directory in /proc as a pidfd (Linux 5.1), so a reused number, or a /proc of
-// another PID namespace, can't hit a stranger.
+// killAll kills every process whose network namespace this is, until none is left.
 func (n *Netns) killAll() error {
 	id, err := n.ID()
 	if err != nil {
 		return nil // closed
 	}
+	return killAllIn("ns/net", id)
+}
+
+// killAllIn kills every process whose namespace of that kind has the identity, until
+// none is left: one that forks meanwhile is met on a later round. Signals go through
+// the directory in /proc as a pidfd (Linux 5.1), so a reused number, or a /proc of
+// another PID namespace, can't hit a stranger.
+func killAllIn(kind, id string) error {
 	own, err := os.Readlink("/proc/self")
 	if err != nil {
 		return fmt.Errorf("find own process: %w", err)
@@ -275,7 +280,7 @@ func (n *Netns) killAll() error {
 			if filepath.Base(dir) == own {
 				continue
 			}
-			if killIfIn(dir, id) {
+			if killIfIn(dir, kind, id) {
 				killed++
 			}
 		}
@@ -289,14 +294,14 @@ func (n *Netns) killAll() error {
 // killTimeout is how long a killed process may take to go.
 const killTimeout = 5 * time.Second
 
-func killIfIn(dir, id string) bool {
+func killIfIn(dir, kind, id string) bool {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(fd)
 	buf := make([]byte, 64)
-	size, err := unix.Readlinkat(fd, "ns/net", buf)
+	size, err := unix.Readlinkat(fd, kind, buf)
 	if err != nil || string(buf[:size]) != id {
 		return false
 	}

@@ -27,6 +27,9 @@ type NodeConfig struct {
 	Network *Network
 	// MTU of all its interfaces; 0 is the kernel's default, 1500.
 	MTU int
+	// Masquerade are the addresses of pods, of all nodes and at most a few prefixes: what
+	// such a pod sends by eth0 to anything outside of them gets the node's address.
+	Masquerade []netip.Prefix
 }
 
 // Node is a network namespace wired as a Kubernetes node: it forwards, reaches each
@@ -45,10 +48,11 @@ type Node struct {
 	ownNetwork bool
 	handle     *netlink.Handle
 
-	mu     sync.Mutex
-	closed bool
-	pods   map[string]*Pod
-	hosts  map[string]*Host
+	mu       sync.Mutex
+	closed   bool
+	pods     map[string]*Pod
+	reserved map[string][]netip.Addr // addresses of pods that are being made
+	hosts    map[string]*Host
 }
 
 // NewNode makes a node; the caller closes it.
@@ -65,9 +69,12 @@ func NewNode(cfg NodeConfig) (_ *Node, err error) {
 	}
 	n := &Node{
 		Netns: netns, Name: cfg.Name, Addrs: cfg.Addrs, Gateways: cfg.Gateways, Network: cfg.Network, mtu: cfg.MTU,
-		pods: map[string]*Pod{}, hosts: map[string]*Host{},
+		pods: map[string]*Pod{}, reserved: map[string][]netip.Addr{}, hosts: map[string]*Host{},
 	}
 	if err := n.wire(); err != nil {
+		return nil, errors.Join(fmt.Errorf("node %s: %w", cfg.Name, err), n.Close())
+	}
+	if err := n.masquerade(cfg.Masquerade); err != nil {
 		return nil, errors.Join(fmt.Errorf("node %s: %w", cfg.Name, err), n.Close())
 	}
 	return n, nil
@@ -125,6 +132,11 @@ func (n *Node) Close() error {
 	}
 	n.closed = true
 	var errs []error
+	for _, pod := range n.pods {
+		if pod.pause != nil {
+			errs = append(errs, pod.pause.kill()) // all at once; remove waits
+		}
+	}
 	for _, pod := range n.pods {
 		errs = append(errs, pod.remove())
 	}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 )
@@ -15,10 +17,15 @@ type PodConfig struct {
 	Name string
 	// Addrs are the pod's addresses, at most one a family.
 	Addrs []netip.Addr
+	// Pause makes a pod that runs containers. Without it the pod is a network
+	// namespace and nothing else.
+	Pause *PauseConfig
 }
 
-// Pod is a network namespace of its own with eth0 as the way to its node. The
-// namespace's methods (Start, Listen, Dial, …) act inside the pod.
+// Pod is a network namespace of its own with eth0 as the way to its node, and, if
+// PodConfig.Pause says so, user, PID, mount, UTS and IPC namespaces beside it, in
+// which StartContainer runs programs. The network namespace's methods (Start, Listen,
+// Dial, …) act inside the pod.
 type Pod struct {
 	*Netns
 	Name  string
@@ -30,6 +37,10 @@ type Pod struct {
 	node *Node
 	// routed are the addresses that the network's router knows.
 	routed []netip.Addr
+
+	pause          *pause // nil without PodConfig.Pause
+	shareProcesses bool
+	users          UserRange
 }
 
 // AddPod makes a pod, reachable when AddPod returns. It is wired as kind's ptp
@@ -37,28 +48,78 @@ type Pod struct {
 // which the kernel would find no source for an ICMP error to the pod and a rejected
 // connection would time out instead.
 func (n *Node) AddPod(cfg PodConfig) (*Pod, error) {
+	if err := n.reserve(cfg); err != nil {
+		return nil, fmt.Errorf("pod %s: %w", cfg.Name, err)
+	}
+	pod := &Pod{Name: cfg.Name, Addrs: cfg.Addrs, node: n}
+	err := pod.open(cfg.Pause) // takes long enough to let other pods be made meanwhile
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.admit(cfg); err != nil {
-		return nil, fmt.Errorf("pod %s: %w", cfg.Name, err)
+	delete(n.reserved, cfg.Name)
+	if err == nil && n.closed {
+		err = fmt.Errorf("node %s is closed", n.Name)
 	}
-	netns, err := NewNetns()
+	if err == nil {
+		err = pod.wire()
+	}
+	if err == nil && cfg.Pause != nil {
+		err = pod.setSysctls(cfg.Pause.Sysctls)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("pod %s: %w", cfg.Name, err)
-	}
-	pod := &Pod{Netns: netns, Name: cfg.Name, Addrs: cfg.Addrs, node: n}
-	if err := pod.wire(); err != nil {
 		return nil, errors.Join(fmt.Errorf("pod %s: %w", cfg.Name, err), pod.remove())
 	}
 	n.pods[cfg.Name] = pod
 	return pod, nil
 }
 
+// reserve makes sure that the pod can be added, and that nobody takes its name or
+// addresses before it is.
+func (n *Node) reserve(cfg PodConfig) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.admit(cfg); err != nil {
+		return err
+	}
+	n.reserved[cfg.Name] = cfg.Addrs
+	return nil
+}
+
+// open makes the pod's namespaces.
+func (p *Pod) open(cfg *PauseConfig) (err error) {
+	if cfg == nil {
+		p.Netns, err = NewNetns()
+		return err
+	}
+	p.shareProcesses, p.users = cfg.ShareProcesses, cfg.Users
+	setup := *cfg
+	if setup.Hostname == "" {
+		setup.Hostname = path.Base(p.Name)
+	}
+	if p.pause, err = startPause(setup); err != nil {
+		return err
+	}
+	p.Netns, err = p.pause.netns()
+	return err
+}
+
+// setSysctls writes those of the network; pause has written the others.
+func (p *Pod) setSysctls(sysctls map[string]string) error {
+	for name, value := range sysctls {
+		if !isNetSysctl(name) {
+			continue
+		}
+		if err := p.SetSysctl(strings.ReplaceAll(name, ".", "/"), value); err != nil {
+			return fmt.Errorf("sysctl %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 func (n *Node) admit(cfg PodConfig) error {
 	if n.closed {
 		return fmt.Errorf("node %s is closed", n.Name)
 	}
-	if cfg.Name == "" || n.pods[cfg.Name] != nil {
+	if _, reserved := n.reserved[cfg.Name]; cfg.Name == "" || n.pods[cfg.Name] != nil || reserved {
 		return fmt.Errorf("name %q is empty or taken", cfg.Name)
 	}
 	if len(cfg.Addrs) == 0 {
@@ -71,6 +132,11 @@ func (n *Node) admit(cfg PodConfig) error {
 		for _, other := range n.pods {
 			if slices.Contains(other.Addrs, addr) {
 				return fmt.Errorf("address %s is taken by pod %s", addr, other.Name)
+			}
+		}
+		for other, addrs := range n.reserved {
+			if slices.Contains(addrs, addr) {
+				return fmt.Errorf("address %s is taken by pod %s", addr, other)
 			}
 		}
 	}
@@ -107,9 +173,23 @@ func (p *Pod) wire() error {
 	return nil
 }
 
+// Done is closed when the pod's pause process has ended, and all that ran in the pod
+// with it, whether Close did that or not. Without PodConfig.Pause it never is.
+func (p *Pod) Done() <-chan struct{} {
+	if p.pause == nil {
+		return nil
+	}
+	return p.pause.done
+}
+
 // Close removes the pod: its processes, its link and the routes to it. It is
 // idempotent.
 func (p *Pod) Close() error {
+	if p.pause != nil {
+		if err := p.pause.stop(); err != nil {
+			return fmt.Errorf("remove pod %s: %w", p.Name, err)
+		}
+	}
 	p.node.mu.Lock()
 	defer p.node.mu.Unlock()
 	if p.node.pods[p.Name] != p {
@@ -126,6 +206,9 @@ func (p *Pod) Close() error {
 // the name could not be used again at once.
 func (p *Pod) remove() error {
 	var errs []error
+	if p.pause != nil {
+		errs = append(errs, p.pause.stop())
+	}
 	for _, addr := range p.routed {
 		node, _ := sameFamily(addr, p.node.Addrs)
 		errs = append(errs, p.node.Network.deletePodRoute(addr, node))
@@ -133,5 +216,8 @@ func (p *Pod) remove() error {
 	if p.Interface != "" {
 		errs = append(errs, deleteLink(p.node.handle, p.Interface))
 	}
-	return errors.Join(append(errs, p.Netns.Close())...)
+	if p.Netns != nil {
+		errs = append(errs, p.Netns.Close())
+	}
+	return errors.Join(errs...)
 }
