@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -119,7 +120,7 @@ func (s *Store) openDockerArchive(r Reference) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = checkDockerArchive(f)
+	manifest, err := readDockerManifest(f)
 	f.Close()
 	if err != nil {
 		return nil, err
@@ -137,16 +138,30 @@ func (s *Store) openDockerArchive(r Reference) (source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
+	// Layers without a digest would be left out.
+	for _, d := range manifest {
+		if has, knows := len(d.Layers), len(config.RootFS.DiffIDs); named(d, tag) && has != knows {
+			return nil, fmt.Errorf("has %d layers, and %d in its configuration", has, knows)
+		}
+	}
 	o := &ociImage{id: id.String(), image: image, config: config}
 	return o, o.check()
 }
 
-// checkDockerArchive refuses archives that would be read into memory beyond reason: those whose
-// files are larger than the archive (sparse ones), and large documents.
-func checkDockerArchive(f *os.File) error {
+// named tells whether a docker archive's image is the one with the tag; all are, if there is none.
+func named(d tarball.Descriptor, tag *name.Tag) bool {
+	return tag == nil || slices.ContainsFunc(d.RepoTags, func(s string) bool {
+		t, err := name.NewTag(s)
+		return err == nil && t.Name() == tag.Name()
+	})
+}
+
+// readDockerManifest reads manifest.json. It refuses archives that would be read into memory
+// beyond reason: those whose files are larger than the archive (sparse ones), and large documents.
+func readDockerManifest(f *os.File) (tarball.Manifest, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sizes := make(map[string]int64)
 	left := info.Size()
@@ -157,10 +172,10 @@ func checkDockerArchive(f *os.File) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("read tar: %w", err)
+			return nil, fmt.Errorf("read tar: %w", err)
 		}
 		if left -= h.Size; left < 0 {
-			return fmt.Errorf("entry %q: larger than the archive", h.Name)
+			return nil, fmt.Errorf("entry %q: larger than the archive", h.Name)
 		}
 		// Of several entries with one name the first is read. A link is no document.
 		if _, again := sizes[path.Clean(h.Name)]; !again && h.Typeflag == tar.TypeReg {
@@ -178,16 +193,16 @@ func checkDockerArchive(f *os.File) error {
 		return nil
 	}
 	if err := document("manifest.json"); err != nil {
-		return err
+		return nil, err
 	}
 	manifest, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(f.Name()) })
 	if err != nil {
-		return fmt.Errorf("manifest.json: %w", err)
+		return nil, fmt.Errorf("manifest.json: %w", err)
 	}
 	for _, image := range manifest {
 		if err := document(image.Config); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return manifest, nil
 }

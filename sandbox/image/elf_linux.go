@@ -4,7 +4,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -274,5 +274,5 @@ func readLinkerConf(file string, depth int) []string {
 // isNotELF tells the error for a file that is something else.
 func isNotELF(err error) bool {
 	var format *elf.FormatError
-	return errors.As(err, &format) || errors.Is(err, fs.ErrInvalid)
+	return errors.As(err, &format) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }

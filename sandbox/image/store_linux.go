@@ -23,7 +23,7 @@ type Options struct {
 	// UIDBase is what a pod's user 0 is on the machine; it is added to each owner in a root.
 	// Zero: everything belongs to the caller, whatever the image says.
 	UIDBase int
-	// Self is the path of this program's binary, for host:svcproxy. Empty: os.Executable.
+	// Self is the path of this program's binary, for host:svcproxy. Empty: what this process runs.
 	Self string
 	// AllowFolders are those below which rootfs: references may lie.
 	AllowFolders []string
@@ -76,9 +76,7 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("image store: UIDBase %d: leaves no room for %d users", o.UIDBase, maxID+1)
 	}
 	if o.Self == "" {
-		if o.Self, err = os.Executable(); err != nil {
-			return nil, fmt.Errorf("image store: Self: %w", err)
-		}
+		o.Self = "/proc/self/exe" // found even where its path is not, and after an upgrade
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
