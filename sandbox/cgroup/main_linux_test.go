@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,7 +39,7 @@ func member() {
 		switch {
 		case in.Text() == "spin":
 			go func() {
-				for { //nolint:staticcheck // uses a CPU
+				for n := 0; n >= 0; n = (n + 1) & 0xffff {
 				}
 			}()
 		default:
@@ -47,7 +48,8 @@ func member() {
 			}
 		}
 	}
-	syscall.Exit(len(kept) & 0)
+	runtime.KeepAlive(kept)
+	syscall.Exit(0)
 }
 
 // stage waits for a line, then becomes the program.
