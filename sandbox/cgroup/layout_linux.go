@@ -65,7 +65,7 @@ func findHierarchies(mounts io.Reader, own map[string]string) ([]hierarchy, erro
 // (a container that sees a part of the tree) has the mount itself.
 func ownFolder(info *mountinfo.Info, path string) string {
 	below, err := filepath.Rel(info.Root, path)
-	if err != nil || !filepath.IsLocal(below) {
+	if err != nil || !filepath.IsLocal(below) || strings.HasPrefix(path, "/..") {
 		return info.Mountpoint
 	}
 	return filepath.Join(info.Mountpoint, below)
