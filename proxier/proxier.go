@@ -58,6 +58,8 @@ type Proxier struct {
 	store  *Store
 	loops  map[model.Family]*loop
 	log    *zap.Logger
+	// ended is closed when Run returns.
+	ended chan struct{}
 }
 
 // New returns a Proxier. It owns the backends from then on: Run closes them.
@@ -83,7 +85,7 @@ func New(o Options) (*Proxier, error) {
 		o.FullSync = DefaultFullSync
 	}
 	notes := &noteLog{log: o.Log}
-	p := &Proxier{source: o.Source, store: NewStore(o.NodeName), loops: map[model.Family]*loop{}, log: o.Log}
+	p := &Proxier{source: o.Source, store: NewStore(o.NodeName), loops: map[model.Family]*loop{}, log: o.Log, ended: make(chan struct{})}
 	o.Metrics.follow(p.store)
 	for family, backend := range o.Backends {
 		if family != model.IPv4 && family != model.IPv6 {
@@ -110,6 +112,7 @@ func newLoop(o *Options, store *Store, family model.Family, backend Backend, not
 		full:       true,
 		acked:      map[model.ServiceName]*plan.Service{},
 		quarantine: map[model.ServiceName]*quarantined{},
+		published:  make(chan struct{}),
 	}
 	healthy := func() bool { return p.status().Healthy(p.clock.Now()) }
 	p.health = newHealthPorts(family, namespace(o.NetNS), healthy, o.Clock, p.log)
@@ -131,6 +134,7 @@ func newLoop(o *Options, store *Store, family model.Family, backend Backend, not
 // Run programs what the source says, as soon as that is complete, until ctx ends or the source fails. What
 // is programmed stays. It returns nil if ctx ended, and may be called once.
 func (p *Proxier) Run(ctx context.Context) error {
+	defer close(p.ended)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var loops sync.WaitGroup

@@ -105,7 +105,7 @@ func (s *Store) setService(name model.ServiceName, service *model.Service) {
 		s.services[name] = service
 	}
 	for _, t := range s.trackers {
-		t.dirty[name] = true
+		t.mark(name)
 	}
 }
 
@@ -137,7 +137,7 @@ func (s *Store) setSlice(name model.SliceName, slice *model.Slice) {
 func (s *Store) touch(slice *model.Slice) {
 	for _, t := range s.trackers {
 		if t.family == slice.Family {
-			t.dirty[slice.Service] = true
+			t.mark(slice.Service)
 		}
 	}
 }
@@ -174,6 +174,7 @@ func (s *Store) setServiceCIDR(name string, prefixes []netip.Prefix) {
 func (s *Store) touchAll() {
 	for _, t := range s.trackers {
 		t.all = true
+		t.version++
 	}
 }
 
@@ -183,7 +184,9 @@ type Tracker struct {
 	family model.Family
 	dirty  map[model.ServiceName]bool
 	all    bool
-	wake   chan struct{}
+	// version counts what became dirty.
+	version uint64
+	wake    chan struct{}
 }
 
 // Batch is what a Tracker hands out: a consistent state of everything that changed.
@@ -195,13 +198,15 @@ type Batch struct {
 	// Node is this node; where its object is not known, its name alone.
 	Node         model.Node
 	ServiceCIDRs []netip.Prefix
+	// version is the Tracker's at the time.
+	version uint64
 }
 
 // Tracker returns a new Tracker, to which everything that the Store holds is new.
 func (s *Store) Tracker(f model.Family) *Tracker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := &Tracker{store: s, family: f, dirty: map[model.ServiceName]bool{}, all: true, wake: make(chan struct{}, 1)}
+	t := &Tracker{store: s, family: f, dirty: map[model.ServiceName]bool{}, all: true, version: 1, wake: make(chan struct{}, 1)}
 	s.trackers = append(s.trackers, t)
 	return t
 }
@@ -214,7 +219,7 @@ func (t *Tracker) Take() Batch {
 	s := t.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := Batch{All: t.all, Node: s.thisNode(), ServiceCIDRs: serviceCIDRs(s.serviceCIDRs)}
+	b := Batch{All: t.all, Node: s.thisNode(), ServiceCIDRs: serviceCIDRs(s.serviceCIDRs), version: t.version}
 	if t.all {
 		for name := range s.services {
 			t.dirty[name] = true
@@ -253,6 +258,19 @@ func (t *Tracker) Pending() int {
 	t.store.mu.Lock()
 	defer t.store.mu.Unlock()
 	return len(t.dirty)
+}
+
+// mark makes a Service dirty.
+func (t *Tracker) mark(name model.ServiceName) {
+	t.dirty[name] = true
+	t.version++
+}
+
+// current is the version of what the store holds now.
+func (t *Tracker) current() uint64 {
+	t.store.mu.Lock()
+	defer t.store.mu.Unlock()
+	return t.version
 }
 
 func (t *Tracker) pending() bool { return t.all || len(t.dirty) > 0 }

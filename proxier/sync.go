@@ -41,6 +41,9 @@ type pipeline struct {
 
 	mu     sync.Mutex
 	public FamilyStatus
+	// applied is the version of what was last programmed; published is closed when it may be another.
+	applied   uint64
+	published chan struct{}
 }
 
 // syncReport is what a sync did.
@@ -74,7 +77,7 @@ func (p *pipeline) sync(ctx context.Context, full bool) (report syncReport, err 
 			p.full = true
 			p.tracker.PutBack(slices.Collect(maps.Keys(a.changed)))
 		}
-		p.publish(err)
+		p.publish(batch.version, err)
 	}()
 	if len(a.changed) == 0 && !a.report.full {
 		return a.report, nil
@@ -247,14 +250,19 @@ func (p *pipeline) pend() {
 	}
 }
 
-// publish makes the pipeline's state visible to others.
-func (p *pipeline) publish(err error) {
+// publish makes the pipeline's state visible to others, after a sync of what the Tracker had at a version.
+func (p *pipeline) publish(version uint64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer func() {
+		close(p.published)
+		p.published = make(chan struct{})
+	}()
 	p.public.Services = len(p.acked)
 	p.public.Err = err
 	if err == nil {
 		p.public.Synced, p.public.Pending = p.clock.Now(), time.Time{}
+		p.applied = version
 	}
 	p.public.Quarantined = p.public.Quarantined[:0:0]
 	for _, name := range slices.SortedFunc(maps.Keys(p.quarantine), model.ServiceName.Compare) {

@@ -67,6 +67,9 @@ func defaultVolume(v *corev1.VolumeSource) {
 			if s.DownwardAPI != nil {
 				defaultDownward(s.DownwardAPI.Items)
 			}
+			if s.ServiceAccountToken != nil {
+				orPointer(&s.ServiceAccountToken.ExpirationSeconds, 3600)
+			}
 		}
 	}
 }
@@ -156,6 +159,9 @@ func defaultResources(r *corev1.ResourceRequirements) {
 		}
 	}
 	for name, q := range r.Limits {
+		if name == ResourcePIDs {
+			continue // nobody would count what is requested
+		}
 		if r.Requests == nil {
 			r.Requests = corev1.ResourceList{}
 		}

@@ -12,7 +12,7 @@
 //   - spec.automountServiceAccountToken other than false means ca.crt, namespace and token in
 //     ServiceAccountPath of every container that mounts nothing there itself. The volume that a
 //     cluster's admission adds for this (kube-api-access-…) is taken and dropped when a manifest is read.
-//   - The annotation AnnotationPidsLimit limits the processes and threads of the whole pod; see PidsLimit.
+//   - The limit ResourcePIDs of a container limits its processes and threads.
 //   - Every field that ValidatePod and Load let through is honoured, or has no meaning on one node without a
 //     scheduler (priority, tolerations, schedulerName, …).
 package local

@@ -38,11 +38,11 @@ func unmarshal(doc []byte, o any, meta *metav1.ObjectMeta) error {
 	if err := errors.Join(append(odd, err)...); err != nil {
 		return fieldErrors(err)
 	}
-	return nil2(dropServerFields(meta))
+	return listError(dropServerFields(meta))
 }
 
-// nil2 keeps an aggregate that is nil from becoming an error that is not.
-func nil2(all field.ErrorList) error {
+// listError keeps an aggregate that is nil from becoming an error that is not.
+func listError(all field.ErrorList) error {
 	if len(all) == 0 {
 		return nil
 	}
@@ -134,7 +134,7 @@ func finishConfigMap(o *corev1.ConfigMap) error {
 			all = append(all, field.Invalid(field.NewPath("binaryData").Key(key), key, "is also in data"))
 		}
 	}
-	return nil2(append(all, checkSize(size)...))
+	return listError(append(all, checkSize(size)...))
 }
 
 // finishSecret fills in defaults and checks a Secret.
@@ -160,7 +160,7 @@ func finishSecret(o *corev1.Secret) error {
 		size += len(v)
 		all = append(all, checkKey(field.NewPath("data").Key(key), key)...)
 	}
-	return nil2(append(all, checkSize(size)...))
+	return listError(append(all, checkSize(size)...))
 }
 
 func checkKey(path *field.Path, key string) field.ErrorList {
@@ -194,7 +194,7 @@ func finishSlice(o *discoveryv1.EndpointSlice) error {
 	default:
 		all = append(all, field.NotSupported(field.NewPath("addressType"), o.AddressType, []string{"IPv4", "IPv6"}))
 	}
-	if err := nil2(all); err != nil {
+	if err := listError(all); err != nil {
 		return err
 	}
 	_, _, err := proxier.ConvertSlice(o)

@@ -3,26 +3,20 @@ package local
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// The annotations of pods that have a meaning here and no field in the API.
-const (
-	// AnnotationPidsLimit is the most processes and threads that a pod may have, all its containers together
-	// and its pause process included, as the kubelet's podPidsLimit: "100".
-	AnnotationPidsLimit = "svcproxy/pids-limit"
-	// AnnotationPodIPs are the addresses that a pod wants, at most one of each family, separated by commas:
-	// "10.244.0.7,fd00:10:244::7".
-	AnnotationPodIPs = "svcproxy/pod-ips"
-)
+// AnnotationPodIPs names the addresses that a pod wants, at most one of each family, separated by commas:
+// "10.244.0.7,fd00:10:244::7". The API has no field for this.
+const AnnotationPodIPs = "svcproxy/pod-ips"
 
-// MinPidsLimit is the least AnnotationPidsLimit: the pause process, one container's program, and what it takes to
-// start that.
-const MinPidsLimit = 4
+// ResourcePIDs is the resource that limits a container's processes and threads, in resources.limits; an API server
+// knows no such resource for containers.
+const ResourcePIDs corev1.ResourceName = "pids"
 
 // ServiceAccountPath is where a container finds ca.crt, namespace and token.
 const ServiceAccountPath = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -30,19 +24,6 @@ const ServiceAccountPath = "/var/run/secrets/kubernetes.io/serviceaccount"
 // serviceAccountVolume begins the name of the volume that a cluster's admission adds to a pod for
 // ServiceAccountPath.
 const serviceAccountVolume = "kube-api-access-"
-
-// PidsLimit returns the limit that AnnotationPidsLimit sets, or 0 for none.
-func PidsLimit(pod *corev1.Pod) (int64, error) {
-	text, set := pod.Annotations[AnnotationPidsLimit]
-	if !set {
-		return 0, nil
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < MinPidsLimit {
-		return 0, fmt.Errorf("metadata.annotations[%s]: %s is not a number of at least %d", AnnotationPidsLimit, quoted(text), MinPidsLimit)
-	}
-	return n, nil
-}
 
 // WantedPodIPs returns the addresses that AnnotationPodIPs asks for.
 func WantedPodIPs(pod *corev1.Pod) ([]netip.Addr, error) {
@@ -68,11 +49,11 @@ func WantedPodIPs(pod *corev1.Pod) ([]netip.Addr, error) {
 
 // decodePod reads a pod as Load does.
 func decodePod(doc []byte) (*corev1.Pod, error) {
-	if err := checkPodFields(doc); err != nil {
-		return nil, err
-	}
 	pod := &corev1.Pod{}
 	if err := unmarshal(doc, pod, &pod.ObjectMeta); err != nil {
+		return nil, err
+	}
+	if err := checkPodFields(doc); err != nil {
 		return nil, err
 	}
 	pod.Status = corev1.PodStatus{}
@@ -94,4 +75,53 @@ func SetPodDefaults(pod *corev1.Pod) {
 	defaultPodSpec(&pod.Spec)
 }
 
-func dropServiceAccountVolume(pod *corev1.Pod) error { return nil }
+// dropServiceAccountVolume drops the volume that a cluster's admission added: the kubelet gives the same files
+// of its own.
+func dropServiceAccountVolume(pod *corev1.Pod) error {
+	spec := &pod.Spec
+	if spec.AutomountServiceAccountToken != nil && !*spec.AutomountServiceAccountToken {
+		return nil
+	}
+	added := func(name string) bool { return strings.HasPrefix(name, serviceAccountVolume) }
+	drops := false
+	spec.Volumes = without(spec.Volumes, func(v corev1.Volume) bool {
+		drop := added(v.Name) && v.Projected != nil
+		drops = drops || drop
+		return drop
+	})
+	if !drops {
+		return nil
+	}
+	var wrong field.ErrorList
+	eachContainer(spec, func(c *corev1.Container, path *field.Path, _ bool) {
+		for i, m := range c.VolumeMounts {
+			if added(m.Name) && m.MountPath != ServiceAccountPath {
+				wrong = append(wrong, field.Invalid(path.Child("volumeMounts").Index(i).Child("mountPath"), m.MountPath,
+					"the volume of the service account is mounted at "+ServiceAccountPath+" alone"))
+			}
+		}
+		c.VolumeMounts = without(c.VolumeMounts, func(m corev1.VolumeMount) bool { return added(m.Name) })
+	})
+	return listError(wrong)
+}
+
+// without returns the elements that are not to be dropped; nil if none is left.
+func without[T any](all []T, drop func(T) bool) []T {
+	var kept []T
+	for _, one := range all {
+		if !drop(one) {
+			kept = append(kept, one)
+		}
+	}
+	return kept
+}
+
+// eachContainer calls f with each container and its field.
+func eachContainer(spec *corev1.PodSpec, f func(c *corev1.Container, path *field.Path, initial bool)) {
+	for i := range spec.InitContainers {
+		f(&spec.InitContainers[i], field.NewPath("spec", "initContainers").Index(i), true)
+	}
+	for i := range spec.Containers {
+		f(&spec.Containers[i], field.NewPath("spec", "containers").Index(i), false)
+	}
+}

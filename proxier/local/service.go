@@ -23,7 +23,7 @@ func finishService(o *corev1.Service) error {
 		if o.Spec.ClusterIP != "" && o.Spec.ClusterIP != corev1.ClusterIPNone || len(o.Spec.ClusterIPs) > 0 {
 			all = append(all, field.Forbidden(spec.Child("clusterIPs"), "goes with no Service of type ExternalName"))
 		}
-		return nil2(all)
+		return listError(all)
 	}
 	if len(o.Spec.Selector) > 0 {
 		all = append(all, checkLabels(o.Spec.Selector, spec.Child("selector"))...)
@@ -34,7 +34,7 @@ func finishService(o *corev1.Service) error {
 	if _, err := namedFamilies(o); err != nil {
 		return err
 	}
-	if err := nil2(all); err != nil {
+	if err := listError(all); err != nil {
 		return err
 	}
 	_, _, err := proxier.ConvertService(allocatedForm(o))
