@@ -14,6 +14,8 @@ type Answer struct {
 	Answer        []mdns.RR
 	Authority     []mdns.RR
 	Additional    []mdns.RR
+	// Outside is the name, not of the Zone, that the last alias in Answer leads to, if there is one.
+	Outside string
 }
 
 // maxAliases bounds how many ExternalNames of the cluster are followed for one answer.
@@ -24,36 +26,33 @@ const maxAliases = 8
 func (z *Zone) Answer(q mdns.Question) Answer {
 	name := mdns.CanonicalName(q.Name)
 	apex, ok := z.apex(name)
-	inet := q.Qclass == mdns.ClassINET || q.Qclass == mdns.ClassANY
-	if !ok || !inet || q.Qtype == mdns.TypeAXFR || q.Qtype == mdns.TypeIXFR {
+	if !ok || q.Qclass != mdns.ClassINET || q.Qtype == mdns.TypeAXFR || q.Qtype == mdns.TypeIXFR {
 		return Answer{Rcode: mdns.RcodeRefused}
 	}
 	ans := Answer{Rcode: mdns.RcodeSuccess, Authoritative: true}
-	owner, seen := q.Name, []string(nil)
+	owner, seen := mdns.Fqdn(q.Name), []string(nil)
 	for range maxAliases {
-		rrs, exists := z.names[name]
-		if !exists {
+		n := z.find(name, apex)
+		if !n.exists {
 			// After an alias too the code is that of the last name (RFC 6604).
 			ans.Rcode = mdns.RcodeNameError
 			ans.Authority = []mdns.RR{z.soa(apex)}
 			return ans
 		}
-		if found := z.find(rrs, name, apex, q.Qtype); len(found) > 0 {
-			ans.Answer = append(ans.Answer, renamed(found, owner)...)
-			ans.Additional = z.additional(found)
+		if n.alias == "" || q.Qtype == mdns.TypeCNAME || q.Qtype == mdns.TypeANY {
+			rrs, more := z.records(n, owner, q.Qtype)
+			if len(rrs) == 0 {
+				ans.Authority = []mdns.RR{z.soa(apex)}
+			}
+			ans.Answer, ans.Additional = append(ans.Answer, rrs...), more
 			return ans
 		}
-		alias := ofType(rrs, mdns.TypeCNAME)
-		if len(alias) == 0 {
-			ans.Authority = []mdns.RR{z.soa(apex)}
-			return ans
-		}
-		ans.Answer = append(ans.Answer, renamed(alias, owner)...)
+		ans.Answer = append(ans.Answer, z.cname(owner, n.alias))
 		seen = append(seen, name)
-		owner = alias[0].(*mdns.CNAME).Target
-		name = owner
+		owner, name = n.alias, n.alias
 		if apex, ok = z.apex(name); !ok {
-			return ans // the client's resolver knows where else to ask
+			ans.Outside = name
+			return ans
 		}
 		if slices.Contains(seen, name) {
 			return ans // a ring of aliases, which the client will see
@@ -62,56 +61,36 @@ func (z *Zone) Answer(q mdns.Question) Answer {
 	return ans
 }
 
-// find returns the records of one type that a name has. A question for any type gets the minimal answer
-// of RFC 8482.
-func (z *Zone) find(rrs []mdns.RR, name, apex string, qtype uint16) []mdns.RR {
-	switch {
-	case qtype == mdns.TypeANY:
-		return []mdns.RR{&mdns.HINFO{Hdr: z.header(name, mdns.TypeHINFO), Cpu: "RFC8482"}}
-	case qtype == mdns.TypeSOA && name == apex:
-		return []mdns.RR{z.soa(apex)}
-	case qtype == mdns.TypeNS && name == apex:
-		return []mdns.RR{z.ns(apex)}
-	}
-	return ofType(rrs, qtype)
-}
-
-func ofType(rrs []mdns.RR, rrtype uint16) []mdns.RR {
-	var out []mdns.RR
-	for _, rr := range rrs {
-		if rr.Header().Rrtype == rrtype {
-			out = append(out, rr)
+// records returns the records of one type that a name has, and those that a client will want besides. A
+// question for any type gets the minimal answer of RFC 8482.
+func (z *Zone) records(n node, owner string, qtype uint16) (rrs, more []mdns.RR) {
+	switch qtype {
+	case mdns.TypeANY:
+		return []mdns.RR{&mdns.HINFO{Hdr: z.header(owner, mdns.TypeHINFO), Cpu: "RFC8482"}}, nil
+	case mdns.TypeCNAME:
+		if n.alias != "" {
+			rrs = append(rrs, z.cname(owner, n.alias))
 		}
-	}
-	return out
-}
-
-// additional returns the addresses of the hosts that SRV and NS records name.
-func (z *Zone) additional(rrs []mdns.RR) []mdns.RR {
-	var hosts []string
-	for _, rr := range rrs {
-		switch rr := rr.(type) {
-		case *mdns.SRV:
-			hosts = append(hosts, rr.Target)
-		case *mdns.NS:
-			hosts = append(hosts, rr.Ns)
+	case mdns.TypeSOA:
+		if n.apex {
+			rrs = append(rrs, z.soa(owner))
 		}
+	case mdns.TypeNS:
+		if n.apex {
+			return z.ns(owner)
+		}
+	case mdns.TypeTXT:
+		if n.version {
+			rrs = append(rrs, z.txt(owner, SchemaVersion))
+		}
+	case mdns.TypePTR:
+		for _, name := range n.holders.names() {
+			rrs = append(rrs, &mdns.PTR{Hdr: z.header(owner, mdns.TypePTR), Ptr: name})
+		}
+	case mdns.TypeA, mdns.TypeAAAA:
+		return z.addresses(n.targets, owner, qtype), nil
+	case mdns.TypeSRV:
+		return z.srv(n.targets, owner)
 	}
-	slices.Sort(hosts)
-	var out []mdns.RR
-	for _, host := range slices.Compact(hosts) {
-		out = append(out, ofType(z.names[host], mdns.TypeA)...)
-		out = append(out, ofType(z.names[host], mdns.TypeAAAA)...)
-	}
-	return out
-}
-
-// renamed copies records and gives them another owner: the table's own are shared and never changed.
-func renamed(rrs []mdns.RR, owner string) []mdns.RR {
-	out := make([]mdns.RR, len(rrs))
-	for i, rr := range rrs {
-		out[i] = mdns.Copy(rr)
-		out[i].Header().Name = mdns.Fqdn(owner)
-	}
-	return out
+	return rrs, nil
 }

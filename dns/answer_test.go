@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -47,7 +46,8 @@ func named(namespace, name string) model.ServiceName {
 func testServices() []Service {
 	web := []model.ServicePort{port("http", model.TCP, 8080)}
 	return []Service{
-		{Name: named("default", "kubernetes"), ClusterIPs: addrs("10.96.0.1"), Ports: []model.ServicePort{port("https", model.TCP, 443)}},
+		{Name: named("default", "kubernetes"), ClusterIPs: addrs("10.96.0.1"), Ports: []model.ServicePort{port("https", model.TCP, 443)},
+			Endpoints: []Endpoint{{Addr: addr("10.244.0.9"), Ports: []model.ServicePort{port("https", model.TCP, 6443)}}}},
 		{Name: named("kube-system", "kube-dns"), ClusterIPs: addrs("10.96.0.10", "fd00:10:96::a"), Ports: []model.ServicePort{
 			port("dns", model.UDP, 53), port("dns-tcp", model.TCP, 53), port("metrics", model.TCP, 9153),
 		}},
@@ -83,13 +83,11 @@ func testZone(t testing.TB) *Zone {
 const soa = "cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 42 7200 1800 86400 5"
 
 func soaOf(apex string) []string {
-	return []string{apex + strings.TrimPrefix(soa, "cluster.local.")}
+	return []string{strings.ReplaceAll(soa, "cluster.local.", apex)}
 }
 
 var clusterIPCases = []Case{
 	{Name: "kubernetes.default.svc.cluster.local.", Type: mdns.TypeA,
-		Answer: []string{"kubernetes.default.svc.cluster.local. 5 IN A 10.96.0.1"}},
-	{Name: "kubernetes.default.svc.cluster.local.", Type: mdns.TypeA, Class: mdns.ClassANY,
 		Answer: []string{"kubernetes.default.svc.cluster.local. 5 IN A 10.96.0.1"}},
 	{Name: "kubernetes.default.svc.cluster.local.", Type: mdns.TypeAAAA, Authority: []string{soa}},
 	{Name: "KuberNetes.Default.SVC.cluster.LOCAL.", Type: mdns.TypeA,
@@ -99,7 +97,7 @@ var clusterIPCases = []Case{
 	{Name: "kube-dns.kube-system.svc.cluster.local.", Type: mdns.TypeAAAA,
 		Answer: []string{"kube-dns.kube-system.svc.cluster.local. 5 IN AAAA fd00:10:96::a"}},
 	{Name: "_dns-tcp._tcp.kube-dns.kube-system.svc.cluster.local.", Type: mdns.TypeSRV,
-		Answer: []string{"_dns-tcp._tcp.kube-dns.kube-system.svc.cluster.local. 5 IN SRV 0 100 53 kube-dns.kube-system.svc.cluster.local."},
+		Answer: []string{"_dns-tcp._tcp.kube-dns.kube-system.svc.cluster.local. 5 IN SRV 0 50 53 kube-dns.kube-system.svc.cluster.local."},
 		Additional: []string{"kube-dns.kube-system.svc.cluster.local. 5 IN A 10.96.0.10",
 			"kube-dns.kube-system.svc.cluster.local. 5 IN AAAA fd00:10:96::a"}},
 	{Name: "_assoc._sctp.v6only.default.svc.cluster.local.", Type: mdns.TypeSRV,
@@ -107,14 +105,43 @@ var clusterIPCases = []Case{
 		Additional: []string{"v6only.default.svc.cluster.local. 5 IN AAAA fd00:10:96::b"}},
 	{Name: "_dns._tcp.kube-dns.kube-system.svc.cluster.local.", Type: mdns.TypeSRV, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
 	{Name: "_._tcp.unnamed.default.svc.cluster.local.", Type: mdns.TypeSRV, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
-	{Name: "_https._tcp.kubernetes.default.svc.cluster.local.", Type: mdns.TypeA, Authority: []string{soa}},
+	// What the specification leaves open is answered as CoreDNS does.
+	{Name: "_https._tcp.kubernetes.default.svc.cluster.local.", Type: mdns.TypeA,
+		Answer: []string{"_https._tcp.kubernetes.default.svc.cluster.local. 5 IN A 10.96.0.1"}},
+	{Name: "_https._tcp.kubernetes.default.svc.cluster.local.", Type: mdns.TypeAAAA, Authority: []string{soa}},
+	{Name: "https.TCP.kubernetes.default.svc.cluster.local.", Type: mdns.TypeA,
+		Answer: []string{"https.TCP.kubernetes.default.svc.cluster.local. 5 IN A 10.96.0.1"}},
+	{Name: "kubernetes.default.svc.cluster.local.", Type: mdns.TypeSRV,
+		Answer:     []string{"kubernetes.default.svc.cluster.local. 5 IN SRV 0 100 443 kubernetes.default.svc.cluster.local."},
+		Additional: []string{"kubernetes.default.svc.cluster.local. 5 IN A 10.96.0.1"}},
+	{Name: "unnamed.default.svc.cluster.local.", Type: mdns.TypeSRV, Authority: []string{soa}},
+	{Name: "10-244-0-9.kubernetes.default.svc.cluster.local.", Type: mdns.TypeA,
+		Answer: []string{"10-244-0-9.kubernetes.default.svc.cluster.local. 5 IN A 10.244.0.9"}},
+	{Name: "9.0.244.10.in-addr.arpa.", Type: mdns.TypePTR,
+		Answer: []string{"9.0.244.10.in-addr.arpa. 5 IN PTR 10-244-0-9.kubernetes.default.svc.cluster.local."}},
 }
 
 var emptyCases = []Case{
 	{Name: "cluster.local.", Type: mdns.TypeA, Authority: []string{soa}},
 	{Name: "cluster.local.", Type: mdns.TypeSOA, Answer: []string{soa}},
-	{Name: "cluster.local.", Type: mdns.TypeNS, Answer: []string{"cluster.local. 5 IN NS ns.dns.cluster.local."},
-		Additional: []string{"ns.dns.cluster.local. 5 IN A 10.96.0.10"}},
+	{Name: "cluster.local.", Type: mdns.TypeNS, Answer: []string{"cluster.local. 5 IN NS kube-dns.kube-system.svc.cluster.local."},
+		Additional: []string{"kube-dns.kube-system.svc.cluster.local. 5 IN A 10.96.0.10", "kube-dns.kube-system.svc.cluster.local. 5 IN AAAA fd00:10:96::a"}},
+	{Name: "svc.cluster.local.", Type: mdns.TypeNS, Authority: []string{soa}},
+	{Name: "ns.dns.cluster.local.", Type: mdns.TypeAAAA, Answer: []string{"ns.dns.cluster.local. 5 IN AAAA fd00:10:96::a"}},
+	{Name: "ns.dns.cluster.local.", Type: mdns.TypeTXT, Authority: []string{soa}},
+	{Name: "dns.cluster.local.", Type: mdns.TypeA, Authority: []string{soa}},
+	{Name: "x.dns.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
+	{Name: "cluster.local.", Type: mdns.TypeTXT, Authority: []string{soa}},
+	{Name: "cluster.local.", Type: mdns.TypeDS, Authority: []string{soa}},
+	{Name: "cluster.local.", Type: mdns.TypeDNSKEY, Authority: []string{soa}},
+	{Name: "kubernetes.default.svc.cluster.local.", Type: mdns.TypeHTTPS, Authority: []string{soa}},
+	{Name: "pod.cluster.local.", Type: mdns.TypeA, Authority: []string{soa}},
+	{Name: "default.pod.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
+	{Name: "10-244-0-9.default.pod.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
+	{Name: "*.default.svc.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
+	{Name: "*.*.kubernetes.default.svc.cluster.local.", Type: mdns.TypeSRV, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
+	{Name: "any.default.svc.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
+	{Name: "a.b.c.kubernetes.default.svc.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
 	{Name: "ns.dns.cluster.local.", Type: mdns.TypeA, Answer: []string{"ns.dns.cluster.local. 5 IN A 10.96.0.10"}},
 	{Name: "dns-version.cluster.local.", Type: mdns.TypeTXT, Answer: []string{`dns-version.cluster.local. 28800 IN TXT "1.1.0"`}},
 	{Name: "dns-version.cluster.local.", Type: mdns.TypeA, Authority: []string{soa}},
@@ -139,6 +166,7 @@ var refusedCases = []Case{
 	{Name: "cluster.local.", Type: mdns.TypeAXFR, Rcode: mdns.RcodeRefused},
 	{Name: "cluster.local.", Type: mdns.TypeIXFR, Rcode: mdns.RcodeRefused},
 	{Name: "kubernetes.default.svc.cluster.local.", Type: mdns.TypeA, Class: mdns.ClassCHAOS, Rcode: mdns.RcodeRefused},
+	{Name: "kubernetes.default.svc.cluster.local.", Type: mdns.TypeA, Class: mdns.ClassANY, Rcode: mdns.RcodeRefused},
 	{Name: "8.8.8.8.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeRefused},
 	{Name: "10.in-addr.arpa.", Type: mdns.TypeSOA, Rcode: mdns.RcodeRefused},
 	{Name: "1.0.112.10.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeRefused},
@@ -159,8 +187,17 @@ var reverseCases = []Case{
 	{Name: "x.10.0.96.10.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeNameError, Authority: soaOf("96.10.in-addr.arpa.")},
 	// A pod's address, outside the prefixes that the zone is the authority for.
 	{Name: "7.0.244.10.in-addr.arpa.", Type: mdns.TypePTR, Answer: []string{"7.0.244.10.in-addr.arpa. 5 IN PTR db-0.db.apps.svc.cluster.local."}},
-	{Name: "7.0.244.10.in-addr.arpa.", Type: mdns.TypeTXT, Authority: soaOf("7.0.244.10.in-addr.arpa.")},
-	{Name: "9.0.244.10.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeRefused},
+	{Name: "7.0.244.10.in-addr.arpa.", Type: mdns.TypeTXT,
+		Authority: []string{"7.0.244.10.in-addr.arpa." + strings.TrimPrefix(soa, "cluster.local.")}},
+	{Name: "10.0.244.10.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeRefused},
+	{Name: "x.7.0.244.10.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeRefused},
+	{Name: "300.96.10.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeNameError, Authority: soaOf("96.10.in-addr.arpa.")},
+	{Name: "010.0.96.10.in-addr.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeNameError, Authority: soaOf("96.10.in-addr.arpa.")},
+	{Name: "0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeRefused},
+	{Name: "x.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", Type: mdns.TypePTR, Rcode: mdns.RcodeNameError,
+		Authority: soaOf("0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.")},
+	{Name: "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", Type: mdns.TypePTR,
+		Authority: soaOf("0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.")},
 }
 
 var headlessCases = []Case{
@@ -171,8 +208,8 @@ var headlessCases = []Case{
 	{Name: "10-244-0-8.db.apps.svc.cluster.local.", Type: mdns.TypeA, Answer: []string{"10-244-0-8.db.apps.svc.cluster.local. 5 IN A 10.244.0.8"}},
 	{Name: "10-244-0-7.db.apps.svc.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
 	{Name: "_http._tcp.db.apps.svc.cluster.local.", Type: mdns.TypeSRV,
-		Answer: []string{"_http._tcp.db.apps.svc.cluster.local. 5 IN SRV 0 50 8080 10-244-0-8.db.apps.svc.cluster.local.",
-			"_http._tcp.db.apps.svc.cluster.local. 5 IN SRV 0 50 8080 db-0.db.apps.svc.cluster.local."},
+		Answer: []string{"_http._tcp.db.apps.svc.cluster.local. 5 IN SRV 0 25 8080 10-244-0-8.db.apps.svc.cluster.local.",
+			"_http._tcp.db.apps.svc.cluster.local. 5 IN SRV 0 25 8080 db-0.db.apps.svc.cluster.local."},
 		Additional: []string{"10-244-0-8.db.apps.svc.cluster.local. 5 IN A 10.244.0.8",
 			"db-0.db.apps.svc.cluster.local. 5 IN A 10.244.0.7", "db-0.db.apps.svc.cluster.local. 5 IN AAAA fd00:10:244::7"}},
 	{Name: "empty.lonely.svc.cluster.local.", Type: mdns.TypeA, Rcode: mdns.RcodeNameError, Authority: []string{soa}},
@@ -306,7 +343,7 @@ func TestSameServicesGiveTheSameAnswersInAnyOrder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		texts = append(texts, fmt.Sprint(z.names))
+		texts = append(texts, said(z))
 	}
 	if diff := cmp.Diff(texts[0], texts[1]); diff != "" {
 		t.Error(diff)

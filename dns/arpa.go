@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -55,4 +56,61 @@ func arpaZones(p netip.Prefix) []string {
 		zones = append(zones, arpaSuffix(a, bits))
 	}
 	return zones
+}
+
+// arpaAddr reads the reverse name of a whole address, in lower case.
+func arpaAddr(name string) (netip.Addr, bool) {
+	if digits, ok := strings.CutSuffix(name, ".in-addr.arpa."); ok {
+		labels := strings.Split(digits, ".")
+		if len(labels) != 4 {
+			return netip.Addr{}, false
+		}
+		slices.Reverse(labels)
+		a, err := netip.ParseAddr(strings.Join(labels, "."))
+		return a, err == nil && a.Is4()
+	}
+	digits, ok := strings.CutSuffix(name, ".ip6.arpa.")
+	if !ok || len(digits) != 63 {
+		return netip.Addr{}, false
+	}
+	var raw [16]byte
+	for i := range 32 {
+		n, ok := nibble(digits[62-2*i])
+		if !ok || i > 0 && digits[63-2*i] != '.' {
+			return netip.Addr{}, false
+		}
+		raw[i/2] = raw[i/2]<<4 | n
+	}
+	// A mapped address is looked for as the IPv4 address that it is elsewhere too.
+	return netip.AddrFrom16(raw).Unmap(), true
+}
+
+func nibble(c byte) (byte, bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0', true
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10, true
+	}
+	return 0, false
+}
+
+// arpaPart tells whether a name is the end of the reverse name of an address.
+func arpaPart(name string) bool {
+	if digits, ok := strings.CutSuffix(name, ".in-addr.arpa."); ok {
+		labels := strings.Split(digits, ".")
+		return len(labels) < 4 && !slices.ContainsFunc(labels, func(l string) bool {
+			_, err := strconv.ParseUint(l, 10, 8)
+			return err != nil || len(l) > 1 && l[0] == '0'
+		})
+	}
+	digits, ok := strings.CutSuffix(name, ".ip6.arpa.")
+	labels := strings.Split(digits, ".")
+	return ok && len(labels) < 32 && !slices.ContainsFunc(labels, func(l string) bool {
+		if len(l) != 1 {
+			return true
+		}
+		_, ok := nibble(l[0])
+		return !ok
+	})
 }

@@ -76,17 +76,13 @@ func TestAnyServicesMakeAZoneThatCanBeSent(t *testing.T) {
 		if len(problems) > len(services)-1 {
 			t.Fatalf("%d problems with %d Services", len(problems), len(services)-1)
 		}
-		for name, rrs := range z.names {
-			types := []uint16{mdns.TypeANY, mdns.TypeA, mdns.TypeAAAA}
-			for _, rr := range rrs {
-				types = append(types, rr.Header().Rrtype)
-			}
-			for i, qtype := range types {
+		for _, name := range allNames(z) {
+			for _, qtype := range allTypes {
 				reply := respond(z, query(strings.ToUpper(name), qtype), mdns.MaxMsgSize, 1)
 				if _, err := reply.Pack(); err != nil {
 					t.Fatalf("reply %v: %v", reply, err)
 				}
-				if reply.Rcode == mdns.RcodeRefused || i > 2 && len(reply.Answer) == 0 {
+				if reply.Rcode == mdns.RcodeRefused {
 					t.Fatalf("%s exists, but %v", name, reply)
 				}
 				seen := map[string]bool{}
@@ -106,11 +102,7 @@ func TestAnyServicesMakeAZoneThatCanBeSent(t *testing.T) {
 }
 
 func BenchmarkNewZone(b *testing.B) {
-	services := make([]Service, 10000)
-	for i := range services {
-		ip := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})
-		services[i] = Service{Name: named("default", "s-"+strings.ReplaceAll(ip.String(), ".", "-")), ClusterIPs: []netip.Addr{ip}, Ports: testServices()[1].Ports}
-	}
+	services := manyServices(10000)
 	for b.Loop() {
 		if _, problems, err := NewZone(Config{Domain: "cluster.local"}, services); err != nil || len(problems) > 0 {
 			b.Fatal(problems, err)

@@ -1,132 +1,85 @@
 package dns
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
 
 	mdns "github.com/miekg/dns"
-
-	"svcproxy/model"
 )
 
 // srvShares is the sum of the weights of the SRV records of one name, as CoreDNS has it.
 const srvShares = 100
 
-// addService puts the records of a checked Service into the table. name is its name in full.
-func (z *Zone) addService(name string, s *Service) {
-	// The namespace exists though a headless Service without endpoints does not.
-	_, namespace, _ := strings.Cut(name, ".")
-	z.touch(namespace)
-	switch {
-	case s.ExternalName != "":
-		z.add(&mdns.CNAME{Hdr: z.header(name, mdns.TypeCNAME), Target: mdns.CanonicalName(s.ExternalName)})
-	case len(s.ClusterIPs) > 0:
-		z.addClusterIP(name, s)
-	default:
-		z.addHeadless(name, s)
+// addresses returns the A or AAAA records of targets, each address once. The targets are sorted by it.
+func (z *Zone) addresses(targets []target, owner string, qtype uint16) []mdns.RR {
+	var rrs []mdns.RR
+	var last netip.Addr
+	for _, t := range targets {
+		if t.addr == last || t.addr.Is4() != (qtype == mdns.TypeA) {
+			continue
+		}
+		last = t.addr
+		rrs = append(rrs, z.address(owner, t.addr))
 	}
+	return rrs
 }
 
-func (z *Zone) addClusterIP(name string, s *Service) {
-	z.addAddresses(name, s.ClusterIPs)
-	for _, a := range distinct(s.ClusterIPs) {
-		z.addPTR(a, name)
+// srv returns the SRV records of the targets with named ports, and the addresses of their hosts. All weigh the
+// same; as with CoreDNS, a host weighs less the more addresses it has.
+func (z *Zone) srv(targets []target, owner string) (rrs, more []mdns.RR) {
+	named := slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return t.port == "" })
+	if len(named) == 0 {
+		return nil, nil
 	}
-	var targets []srvTarget
-	for _, p := range s.Ports {
-		targets = append(targets, srvTarget{owner: portLabels(p) + name, host: name, port: p.Port})
+	weight := uint16(max(1, srvShares/len(named)))
+	type record struct {
+		host string
+		port uint16
 	}
-	z.addSRV(targets)
-}
-
-func (z *Zone) addHeadless(name string, s *Service) {
-	var all []netip.Addr
-	hosts := map[string][]netip.Addr{}
-	var targets []srvTarget
-	for _, e := range s.Endpoints {
-		host := e.host() + "." + name
-		all = append(all, e.Addr)
-		hosts[host] = append(hosts[host], e.Addr)
-		for _, p := range e.Ports {
-			targets = append(targets, srvTarget{owner: portLabels(p) + name, host: host, port: p.Port})
+	type address struct {
+		host string
+		addr netip.Addr
+	}
+	records, addresses := map[record]bool{}, map[address]bool{}
+	for _, t := range named {
+		if key := (record{t.host, t.number}); !records[key] {
+			records[key] = true
+			rrs = append(rrs, &mdns.SRV{Hdr: z.header(owner, mdns.TypeSRV), Weight: weight, Port: t.number, Target: t.host})
+		}
+		if key := (address{t.host, t.addr}); !addresses[key] {
+			addresses[key] = true
+			more = append(more, z.address(t.host, t.addr))
 		}
 	}
-	z.addAddresses(name, all)
-	for host, addrs := range hosts {
-		z.addAddresses(host, addrs)
-		for _, a := range distinct(addrs) {
-			z.addPTR(a, host)
+	return rrs, more
+}
+
+// ns returns the NS records of an apex and the addresses of the servers.
+func (z *Zone) ns(owner string) (rrs, more []mdns.RR) {
+	seen := map[string]bool{}
+	for _, t := range z.nameserverTargets(owner) {
+		if !seen[t.host] {
+			seen[t.host] = true
+			rrs = append(rrs, &mdns.NS{Hdr: z.header(owner, mdns.TypeNS), Ns: t.host})
 		}
+		more = append(more, z.address(t.host, t.addr))
 	}
-	z.addSRV(targets)
-}
-
-// portLabels returns "_name._protocol.", or nothing for a port without a name, which has no SRV record.
-func portLabels(p model.ServicePort) string {
-	if p.Name == "" {
-		return ""
+	if len(rrs) == 0 {
+		rrs = append(rrs, &mdns.NS{Hdr: z.header(owner, mdns.TypeNS), Ns: nameserver(owner)})
 	}
-	return strings.ToLower("_" + p.Name + "._" + p.Protocol.String() + ".")
-}
-
-// srvTarget is an SRV record without its weight.
-type srvTarget struct {
-	owner string
-	host  string
-	port  uint16
-}
-
-// addSRV adds the SRV records, each owner's with equal weights. Targets without port labels are left out.
-func (z *Zone) addSRV(targets []srvTarget) {
-	targets = slices.DeleteFunc(targets, func(t srvTarget) bool { return !strings.HasPrefix(t.owner, "_") })
-	slices.SortFunc(targets, func(a, b srvTarget) int {
-		return cmp.Or(strings.Compare(a.owner, b.owner), strings.Compare(a.host, b.host), cmp.Compare(a.port, b.port))
-	})
-	targets = slices.Compact(targets)
-	count := map[string]int{}
-	for _, t := range targets {
-		count[t.owner]++
-	}
-	for _, t := range targets {
-		weight := max(1, srvShares/count[t.owner])
-		z.add(&mdns.SRV{Hdr: z.header(t.owner, mdns.TypeSRV), Weight: uint16(weight), Port: t.port, Target: t.host})
-	}
-}
-
-func (z *Zone) addAddresses(name string, addrs []netip.Addr) {
-	for _, a := range distinct(addrs) {
-		z.add(z.address(name, a))
-	}
-}
-
-// addPTR adds a PTR record for an address that distinct gave. An address outside the zones of reverse names is a zone of its own.
-func (z *Zone) addPTR(a netip.Addr, target string) {
-	name := arpaName(a)
-	if _, ok := z.apex(name); !ok {
-		z.addApex(name)
-	}
-	ptr := &mdns.PTR{Hdr: z.header(name, mdns.TypePTR), Ptr: target}
-	z.add(ptr)
-	slices.SortFunc(z.names[name], func(a, b mdns.RR) int { return strings.Compare(a.String(), b.String()) })
-}
-
-// distinct returns the addresses sorted, each once; IPv4-mapped ones as IPv4.
-func distinct(addrs []netip.Addr) []netip.Addr {
-	out := make([]netip.Addr, len(addrs))
-	for i, a := range addrs {
-		out[i] = a.Unmap().WithZone("")
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out)
+	return rrs, more
 }
 
 func (z *Zone) address(name string, a netip.Addr) mdns.RR {
-	if a = a.Unmap(); a.Is4() {
+	if a.Is4() {
 		return &mdns.A{Hdr: z.header(name, mdns.TypeA), A: a.AsSlice()}
 	}
 	return &mdns.AAAA{Hdr: z.header(name, mdns.TypeAAAA), AAAA: a.AsSlice()}
+}
+
+func (z *Zone) cname(owner, alias string) mdns.RR {
+	return &mdns.CNAME{Hdr: z.header(owner, mdns.TypeCNAME), Target: alias}
 }
 
 func (z *Zone) txt(name, text string) mdns.RR {
@@ -135,17 +88,22 @@ func (z *Zone) txt(name, text string) mdns.RR {
 	return &mdns.TXT{Hdr: h, Txt: []string{text}}
 }
 
+// maxSOATTL is the longest life of an SOA record, and so of a negative answer (RFC 2308, 3), in seconds, as CoreDNS has it.
+const maxSOATTL = 300
+
 // soa returns the SOA record of an apex. Its minimum is the life of negative answers (RFC 2308); the
 // timers for secondary servers, which a Zone has none of, are CoreDNS's.
 func (z *Zone) soa(apex string) mdns.RR {
+	hdr := z.header(apex, mdns.TypeSOA)
+	hdr.Ttl = min(z.ttl, maxSOATTL)
+	home := apex
+	if _, ok := z.apexes[strings.ToLower(apex)]; !ok {
+		home = z.domain // a single address's name has no other names below
+	}
 	return &mdns.SOA{
-		Hdr: z.header(apex, mdns.TypeSOA), Ns: z.nameserver(), Mbox: "hostmaster." + z.domain,
+		Hdr: hdr, Ns: nameserver(home), Mbox: "hostmaster." + home,
 		Serial: z.serial, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: z.ttl,
 	}
-}
-
-func (z *Zone) ns(apex string) mdns.RR {
-	return &mdns.NS{Hdr: z.header(apex, mdns.TypeNS), Ns: z.nameserver()}
 }
 
 func (z *Zone) header(name string, rrtype uint16) mdns.RR_Header {

@@ -21,12 +21,12 @@ type Service struct {
 	ExternalName string
 	// Ports are the ports of a Service with ClusterIPs.
 	Ports []model.ServicePort
-	// Endpoints are the endpoints of a headless Service that may be published: the ready ones, or all
-	// where the Service publishes addresses that are not ready.
+	// Endpoints are the endpoints that may be published: the ready ones, which are all where the Service
+	// publishes addresses that are not ready. Those of a Service with ClusterIPs have names of their own too.
 	Endpoints []Endpoint
 }
 
-// Endpoint is one endpoint of a headless Service.
+// Endpoint is one endpoint of a Service.
 type Endpoint struct {
 	Addr netip.Addr
 	// Hostname is empty where the endpoint has none; its address with dashes, as CoreDNS
@@ -41,7 +41,11 @@ func (e Endpoint) host() string {
 	if e.Hostname != "" {
 		return strings.ToLower(e.Hostname)
 	}
-	return strings.NewReplacer(".", "-", ":", "-").Replace(e.Addr.Unmap().WithZone("").String())
+	label := strings.NewReplacer(".", "-", ":", "-").Replace(e.Addr.Unmap().WithZone("").String())
+	if strings.HasSuffix(label, "-") {
+		label += "0" // no label ends in a hyphen
+	}
+	return label
 }
 
 // check tells what of the Service can't be put into DNS; the error names the Service and the field.
@@ -54,6 +58,9 @@ func (s *Service) check() error {
 	}
 	if s.ExternalName != "" && !isHostname(s.ExternalName) {
 		return s.wrong("spec.externalName", s.ExternalName)
+	}
+	if _, err := netip.ParseAddr(s.ExternalName); err == nil {
+		return fmt.Errorf("service %q: spec.externalName: %s is an address, not a name", s.Name, s.ExternalName)
 	}
 	if slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return fmt.Errorf("service %q: spec.clusterIPs: not an IP address", s.Name)
@@ -138,4 +145,12 @@ func isHostname(s string) bool {
 	}
 	_, ok := mdns.IsDomainName(s)
 	return ok
+}
+
+// portLabels returns "_name._protocol.", or nothing for a port without a name, which has no SRV record.
+func portLabels(p model.ServicePort) string {
+	if p.Name == "" {
+		return ""
+	}
+	return strings.ToLower("_" + p.Name + "._" + p.Protocol.String() + ".")
 }
