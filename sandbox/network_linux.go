@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -137,19 +136,4 @@ func (n *Network) Close() error {
 		n.handle.Close()
 	}
 	return n.netns.Close()
-}
-
-// deleteLink deletes an interface; one that is gone already is no error.
-func deleteLink(handle *netlink.Handle, name string) error {
-	link, err := handle.LinkByName(name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil
-	}
-	if err == nil {
-		err = handle.LinkDel(link)
-	}
-	if err != nil {
-		return fmt.Errorf("delete interface %s: %w", name, err)
-	}
-	return nil
 }

@@ -47,12 +47,15 @@ type Node struct {
 	mtu        int
 	ownNetwork bool
 	handle     *netlink.Handle
+	links      *unlinker
 
 	mu       sync.Mutex
 	closed   bool
 	pods     map[string]*Pod
 	reserved map[string][]netip.Addr // addresses of pods that are being made
 	hosts    map[string]*Host
+
+	leaving sync.WaitGroup // pods that are being removed
 }
 
 // NewNode makes a node; the caller closes it.
@@ -87,6 +90,7 @@ func (n *Node) wire() (err error) {
 	if n.handle, err = n.Handle(); err != nil {
 		return err
 	}
+	n.links = &unlinker{netns: n.Netns, handle: n.handle}
 	if n.Network == nil {
 		if n.Network, err = NewNetwork(DefaultRouters()); err != nil {
 			return err
@@ -131,15 +135,8 @@ func (n *Node) Close() error {
 		return nil
 	}
 	n.closed = true
-	var errs []error
-	for _, pod := range n.pods {
-		if pod.pause != nil {
-			errs = append(errs, pod.pause.kill()) // all at once; remove waits
-		}
-	}
-	for _, pod := range n.pods {
-		errs = append(errs, pod.remove())
-	}
+	n.leaving.Wait()
+	errs := n.removePods()
 	for _, host := range n.hosts {
 		errs = append(errs, host.remove())
 	}
@@ -156,6 +153,26 @@ func (n *Node) Close() error {
 		return fmt.Errorf("close node %s: %w", n.Name, err)
 	}
 	return nil
+}
+
+// removePods removes all at once, since most of that is waiting for the kernel.
+func (n *Node) removePods() []error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, pod := range n.pods {
+		wg.Go(func() {
+			if err := pod.remove(); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errs
 }
 
 // forwardIP makes the namespace a router for the families that it has.

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 )
@@ -41,6 +42,9 @@ type Pod struct {
 	pause          *pause // nil without PodConfig.Pause
 	shareProcesses bool
 	users          UserRange
+
+	removal sync.Once
+	removed error // after removal
 }
 
 // AddPod makes a pod, reachable when AddPod returns. It is wired as kind's ptp
@@ -185,26 +189,38 @@ func (p *Pod) Done() <-chan struct{} {
 // Close removes the pod: its processes, its link and the routes to it. It is
 // idempotent.
 func (p *Pod) Close() error {
-	if p.pause != nil {
-		if err := p.pause.stop(); err != nil {
-			return fmt.Errorf("remove pod %s: %w", p.Name, err)
-		}
+	n := p.node
+	n.mu.Lock()
+	leaving := n.pods[p.Name] == p
+	if leaving {
+		// Others come and go meanwhile; name and addresses are taken until all is gone.
+		delete(n.pods, p.Name)
+		n.reserved[p.Name] = p.Addrs
+		n.leaving.Add(1)
 	}
-	p.node.mu.Lock()
-	defer p.node.mu.Unlock()
-	if p.node.pods[p.Name] != p {
-		return nil
+	n.mu.Unlock()
+	err := p.remove()
+	if leaving {
+		n.leaving.Done()
+		n.mu.Lock()
+		delete(n.reserved, p.Name)
+		n.mu.Unlock()
 	}
-	delete(p.node.pods, p.Name)
-	if err := p.remove(); err != nil {
+	if err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.Name, err)
 	}
 	return nil
 }
 
-// remove deletes the link first: with the namespace it would go too, but later, and
-// the name could not be used again at once.
+// remove removes the pod once, and waits until that is done.
 func (p *Pod) remove() error {
+	p.removal.Do(func() { p.removed = p.removeNow() })
+	return p.removed
+}
+
+// removeNow deletes the link first: with the namespace it would go too, but later, and
+// the name could not be used again at once.
+func (p *Pod) removeNow() error {
 	var errs []error
 	if p.pause != nil {
 		errs = append(errs, p.pause.stop())
@@ -214,7 +230,7 @@ func (p *Pod) remove() error {
 		errs = append(errs, p.node.Network.deletePodRoute(addr, node))
 	}
 	if p.Interface != "" {
-		errs = append(errs, deleteLink(p.node.handle, p.Interface))
+		errs = append(errs, p.node.links.delete(p.Interface))
 	}
 	if p.Netns != nil {
 		errs = append(errs, p.Netns.Close())
