@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -33,6 +34,9 @@ func readObject(file, place string) (*object, error) {
 	defer f.Close()
 	o := &object{place: place, class: f.Class, machine: f.Machine, kind: f.Type}
 	for _, p := range f.Progs {
+		if p.Type == elf.PT_DYNAMIC && f.SectionByType(elf.SHT_DYNAMIC) == nil {
+			return nil, errors.New("has no section headers, which would tell its libraries")
+		}
 		if p.Type != elf.PT_INTERP {
 			continue
 		}
@@ -111,8 +115,7 @@ func (l *linker) read(place string) (*object, error) {
 	return o, err
 }
 
-// closure returns all libraries that the program loads, in the order of loading. Those in extra
-// are loaded later by code, as far as they are there.
+// closure returns all libraries that the program, or library, loads, in the order of loading.
 func (l *linker) closure(program *object) ([]*library, error) {
 	loaded := make(map[string]bool)
 	queue := []*library{{object: program}}
@@ -157,7 +160,7 @@ func (l *linker) find(name string, by *library) (*library, error) {
 	}
 	for _, dir := range l.configured {
 		if o := l.fitting(path.Join(dir, name), by.object); o != nil {
-			return found(o, !within(dir, usual))
+			return found(o, !slices.Contains(usual, dir))
 		}
 	}
 	for _, dir := range usual {
@@ -207,7 +210,7 @@ func expand(s string, o *object) []string {
 	var all []string
 	for _, lib := range []string{"lib/" + triplet(o), "lib64", "lib"} {
 		one := strings.NewReplacer("$LIB", lib, "${LIB}", lib).Replace(s)
-		if path.IsAbs(one) && !within(one, all) {
+		if path.IsAbs(one) && !slices.Contains(all, one) {
 			all = append(all, one)
 		}
 	}
@@ -230,15 +233,6 @@ func defaultFolders(o *object) []string {
 		folders = append(folders, "/lib64", "/usr/lib64")
 	}
 	return append(folders, "/lib", "/usr/lib")
-}
-
-func within(s string, all []string) bool {
-	for _, one := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
 }
 
 // readLinkerConf reads the folders of ld.so.conf and of what it includes. What can't be read has

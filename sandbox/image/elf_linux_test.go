@@ -18,6 +18,7 @@ type object struct {
 	machine elf.Machine // zero: this one
 	interp  string
 	entries [][2]string // NEEDED, RPATH or RUNPATH, and its string
+	bare    bool        // without section headers, and with a dynamic segment
 }
 
 func needed(name string) [2]string { return [2]string{"NEEDED", name} }
@@ -52,12 +53,18 @@ func writeELF(t *testing.T, file string, o object) {
 	shAt := dynAt + uint64(dynamic.Len())
 	header := elf.Header64{Type: uint16(elf.ET_DYN), Machine: uint16(o.machine), Version: 1, Phoff: ehsize, Shoff: shAt,
 		Ehsize: ehsize, Phentsize: phsize, Phnum: 1, Shentsize: shsize, Shnum: 3}
+	if o.bare {
+		header.Shoff, header.Shnum = 0, 0
+	}
 	copy(header.Ident[:], "\x7fELF\x02\x01\x01")
 	var b bytes.Buffer
 	put(&b, header)
 	prog := elf.Prog64{Type: uint32(elf.PT_INTERP), Off: at, Filesz: uint64(len(interp)), Memsz: uint64(len(interp))}
 	if o.interp == "" {
 		prog.Type = uint32(elf.PT_NULL)
+	}
+	if o.bare {
+		prog.Type = uint32(elf.PT_DYNAMIC)
 	}
 	put(&b, prog)
 	b.WriteString(interp + text)
@@ -95,6 +102,7 @@ func TestLibrarySearch(t *testing.T) {
 			want: []string{"bin/y/a.so"}, not: []string{"bin/x/a.so"}},
 		"by path":      {files: map[string]object{"bin/p": {entries: [][2]string{needed("$ORIGIN/x/a.so")}}, "bin/x/a.so": {}}, want: []string{"bin/x/a.so"}},
 		"missing":      {files: map[string]object{"bin/p": {entries: [][2]string{needed("no-such.so.1")}}}, says: "library no-such.so.1, which"},
+		"bare":         {files: map[string]object{"bin/p": {bare: true}}, says: "no section headers"},
 		"no linker":    {files: map[string]object{"bin/p": {interp: "/no/ld.so"}}, says: "dynamic linker"},
 		"machine's":    {files: map[string]object{"bin/p": {entries: [][2]string{needed("libc.so.6")}}}},
 		"not anywhere": {files: map[string]object{"bin/p": {entries: [][2]string{needed("../lib/a.so")}}, "lib/a.so": {}}, says: "library ../lib/a.so"},

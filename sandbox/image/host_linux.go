@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -77,7 +78,7 @@ func (h *host) add(name, self string) error {
 	if err := h.program(file, 0); err != nil {
 		return err
 	}
-	if !within(path.Dir(file), strings.Split(defaultPath, ":")) {
+	if !slices.Contains(strings.Split(defaultPath, ":"), path.Dir(file)) {
 		h.link("/usr/local/bin/"+path.Base(file), file)
 	}
 	return nil
@@ -194,7 +195,7 @@ func (h *host) needs(o *object) error {
 	if err != nil {
 		return err
 	}
-	for i, lib := range libs {
+	for _, lib := range libs {
 		real, err := h.place(lib.place)
 		if err != nil {
 			return err
@@ -204,7 +205,7 @@ func (h *host) needs(o *object) error {
 			continue
 		}
 		h.seen[real] = true
-		if err := h.loadedLater(path.Dir(lib.place), libs[i]); err != nil {
+		if err := h.loadedLater(path.Dir(lib.place), lib); err != nil {
 			return err
 		}
 	}

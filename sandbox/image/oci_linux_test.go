@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"svcproxy/sandbox/image"
+	"svcproxy/test/nstest"
 )
 
 // archive is a tar of the headers; a file's content is its Linkname, and its mode 0644 if it has none.
@@ -287,8 +288,8 @@ func TestDockerDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken := 0
-	for at := 0; at < len(good); at += 101 {
+	taken, step := 0, nstest.Sized(409, 101)
+	for at := 0; at < len(good); at += step {
 		bad := slices.Clone(good)
 		bad[at] ^= 0x10
 		if err := os.WriteFile(file, bad, 0o644); err != nil {
@@ -303,5 +304,5 @@ func TestDockerDamaged(t *testing.T) {
 			t.Errorf("byte %d: %s", at, diff)
 		}
 	}
-	t.Logf("%d of %d changes are in padding", taken, len(good)/101+1)
+	t.Logf("%d of %d changes are in padding", taken, len(good)/step+1)
 }
