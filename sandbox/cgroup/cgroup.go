@@ -29,15 +29,22 @@
 // namespace was in at that moment. One made by clone before Add shows the program where it is on the
 // host ("/../svcproxy-default/web/main", or the whole path). So a container's stage is best put
 // into its group first, and calls unshare(CLONE_NEWCGROUP) after: then it sees "/". On v1 the memory line
-// becomes "/_limit1" (or "/../_limit2") after a Set below usage, for the reason above.
+// becomes "/_limit1" after a container's Set below usage, and a path up and down again after its pod's.
+//
+// # Who is killed
+//
+// The kernel kills the process of the group that holds most memory, wherever that is charged. With a limit of
+// a few bytes oom_score_adj makes no difference (it is a share of the limit), save -1000, which exempts. So a
+// program that starts in a group at such a limit is killed if it, or the stage that becomes it, is the largest there,
+// and otherwise the largest goes first.
 //
 // # What was never run
 //
-// The kernels that this was tested on have the memory, cpu and pids controllers on v1. Run
-// there: v1 and hybrid, whole; of v2 the kill, freeze, event, nesting and removal files and the no-internal-process
-// rule (with the controllers that are left on v2). Only against files of a made-up tree: memory.max,
+// The kernels that this was tested on have the memory, cpu and pids controllers on v1, in a hybrid layout. Run
+// there: v1 and hybrid, whole; v1 alone, by leaving v2 out; of v2 cgroup.kill, nesting, removal and the
+// rule of no internal processes (with a controller that is left on v2). Only against files of a made-up tree: memory.max,
 // memory.swap.max, memory.events, cpu.max, cpu.stat's throttling, pids.max, and delegation to an
-// ordinary user.
+// ordinary user. Never: swap.
 package cgroup
 
 import (
@@ -56,6 +63,10 @@ const MinMemory = 6 << 20
 // MinMilliCPU is the least CPU limit that has an effect, in thousandths of a CPU: the kernel takes no quota under 1 ms, and
 // the period is 100 ms. A smaller limit becomes this one, as in Kubernetes (MinQuotaPeriod).
 const MinMilliCPU = 10
+
+// ErrBusy is in the error of Remove when processes are in the groups. After a program was killed its processes may take
+// a moment to end: then Remove works a little later.
+var ErrBusy = errors.New("cgroup holds processes")
 
 // Limits of a group and all below it. Zero is no limit of its own; an ancestor's holds all the same.
 type Limits struct {

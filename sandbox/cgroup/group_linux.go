@@ -174,26 +174,32 @@ func (g *Group) Set(l Limits) error {
 	return nil
 }
 
+// set writes what differs. A limit that could not be set counts as it was, so that setting it again tries again.
 func (g *Group) set(l Limits) error {
-	old := g.limits
-	g.limits = l
 	// Memory last: it may kill at once whoever would have been helped by the others.
-	if l.Pids != old.Pids {
-		if err := g.setPids(); err != nil {
-			return fmt.Errorf("set pids limit %d: %w", l.Pids, err)
-		}
+	if err := change(&g.limits.Pids, l.Pids, g.setPids); err != nil {
+		return fmt.Errorf("set pids limit %d: %w", l.Pids, err)
 	}
-	if l.MilliCPU != old.MilliCPU {
-		if err := g.setCPU(); err != nil {
-			return fmt.Errorf("set CPU limit %dm: %w", l.MilliCPU, err)
-		}
+	if err := change(&g.limits.MilliCPU, l.MilliCPU, g.setCPU); err != nil {
+		return fmt.Errorf("set CPU limit %dm: %w", l.MilliCPU, err)
 	}
-	if l.Memory != old.Memory {
-		if err := g.setMemory(); err != nil {
-			return fmt.Errorf("set memory limit %d: %w", l.Memory, err)
-		}
+	if err := change(&g.limits.Memory, l.Memory, g.setMemory); err != nil {
+		return fmt.Errorf("set memory limit %d: %w", l.Memory, err)
 	}
 	return nil
+}
+
+func change(limit *int64, to int64, write func() error) error {
+	old := *limit
+	if to == old {
+		return nil
+	}
+	*limit = to
+	err := write()
+	if err != nil {
+		*limit = old
+	}
+	return err
 }
 
 // Limits are those last set, as they were given.

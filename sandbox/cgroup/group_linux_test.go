@@ -313,7 +313,7 @@ func TestLeftOversOfAKilledProgramAreRemovedAndNothingElse(t *testing.T) {
 			t.Errorf("a second owner of %s: %v", name, err)
 		}
 		if inside {
-			if err := cgroup.Remove(name); err == nil || !strings.Contains(err.Error(), fmt.Sprint("still holds processes ", program.Process.Pid)) {
+			if err := cgroup.Remove(name); !errors.Is(err, cgroup.ErrBusy) || !strings.Contains(err.Error(), fmt.Sprint("still has ", program.Process.Pid)) {
 				t.Errorf("removed with process %d in it: %v", program.Process.Pid, err)
 			}
 		}

@@ -124,7 +124,7 @@ func checkEmpty(dir string) error {
 		return err
 	}
 	if len(pids) > 0 {
-		return fmt.Errorf("%s still holds processes %s", dir, strings.Trim(fmt.Sprint(pids), "[]"))
+		return fmt.Errorf("%w: %s still has %s", ErrBusy, dir, strings.Trim(fmt.Sprint(pids), "[]"))
 	}
 	return nil
 }

@@ -2,11 +2,14 @@ package cgroup_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"svcproxy/sandbox/cgroup"
+	"svcproxy/test/nstest"
 )
 
 const mib = 1 << 20
@@ -129,6 +132,34 @@ func TestSetMemoryToTenBytesAndBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A process that forks while the others move leaves nobody behind.
+func TestSetMemoryBelowUsageCatchesWhatForks(t *testing.T) {
+	p := open(t)
+	if p == nil {
+		return
+	}
+	g := newGroup(t, p, "web", cgroup.Limits{Pids: 200})
+	home := g.Paths()["memory"]
+	tree := startStage(t, g, "", "sh", "-c", "x=$(head -c 5000000 /dev/zero | tr '\\0' a); echo grown; while :; do sleep 0 & sleep 0; done 2>&-")
+	tree.expect(t, "grown")
+	for range nstest.Sized(5, 50) {
+		set(t, g, cgroup.Limits{Pids: 200})
+		before := stats(t, g)
+		set(t, g, cgroup.Limits{Pids: 200, Memory: before.Memory / 2})
+		current := g.Paths()["memory"]
+		if current == home {
+			t.Fatalf("with %d bytes in use a limit of half was accepted in place", before.Memory)
+		}
+		if left, err := os.ReadFile(filepath.Join(home, "cgroup.procs")); err != nil || len(left) != 0 {
+			t.Fatalf("processes stayed behind: %s%v", left, err)
+		}
+	}
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tree.killed(t)
 }
 
 func TestLeastMemoryRunsAProgram(t *testing.T) {

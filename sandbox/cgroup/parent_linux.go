@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 )
 
 // Parent is the cgroup of a sandbox, below which are all its pods'. Its methods are safe for
@@ -140,8 +141,8 @@ func (p *Parent) Close() error {
 }
 
 // Remove removes the groups of that name, wherever in the trees, that a killed program left,
-// with all below them. If a process is in one of them nothing is removed and the error says which. None being there is
-// no error.
+// with all below them. If a process is in one of them nothing is removed, and the error is ErrBusy and says which. None
+// being there is no error.
 func Remove(name string) error {
 	if err := checkParentName(name); err != nil {
 		return err
@@ -157,7 +158,11 @@ func Remove(name string) error {
 	}
 	var errs []error
 	for _, dir := range dirs {
-		errs = append(errs, cgroups.RemovePath(dir))
+		err := cgroups.RemovePath(dir)
+		if errors.Is(err, unix.EBUSY) {
+			err = fmt.Errorf("%w: %w", ErrBusy, err)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
