@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin/pathrs-lite"
+	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"golang.org/x/sys/unix"
 )
 
@@ -92,7 +92,7 @@ func (m Mount) openSource(owner int) (*os.File, error) {
 	}
 	defer func() { handle.Close() }()
 	if m.SubPath != "" {
-		inner, err := securejoin.OpenatInRoot(handle, m.SubPath)
+		inner, err := pathrs.OpenatInRoot(handle, m.SubPath)
 		if errors.Is(err, fs.ErrNotExist) && !m.ReadOnly {
 			inner, err = makeFolder(handle, m.SubPath, owner)
 		}
@@ -106,7 +106,7 @@ func (m Mount) openSource(owner int) (*os.File, error) {
 }
 
 func makeFolder(root *os.File, name string, owner int) (*os.File, error) {
-	made, err := securejoin.MkdirAllHandle(root, name, 0o755)
+	made, err := pathrs.MkdirAllHandle(root, name, 0o755)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,8 @@ import (
 	"strconv"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin/pathrs-lite"
+	securejoin "github.com/cyphar/filepath-securejoin"
+	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"golang.org/x/sys/unix"
 
 	"svcproxy/sandbox/confine"
@@ -126,14 +127,20 @@ type builder struct {
 	files []*os.File
 }
 
-// folder opens a folder of the tree, made if need be.
+// folder opens a folder of the tree, made if need be, also where symbolic links that
+// lead nowhere yet point to. Only the second step has to be safe from others who
+// change a volume meanwhile.
 func (b builder) folder(name string) (*os.File, error) {
-	return securejoin.MkdirAllHandle(b.root, name, 0o755)
+	resolved, err := securejoin.SecureJoin(b.root.Name(), name)
+	if err != nil {
+		return nil, err
+	}
+	return pathrs.MkdirAllHandle(b.root, strings.TrimPrefix(resolved, b.root.Name()), 0o755)
 }
 
 // file opens a file of the tree, made empty if need be.
 func (b builder) file(name string) (*os.File, error) {
-	handle, err := securejoin.OpenatInRoot(b.root, name)
+	handle, err := pathrs.OpenatInRoot(b.root, name)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return handle, err
 	}
@@ -148,7 +155,7 @@ func (b builder) file(name string) (*os.File, error) {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: err}
 	}
 	unix.Close(fd)
-	return securejoin.OpenatInRoot(b.root, name)
+	return pathrs.OpenatInRoot(b.root, name)
 }
 
 // fresh mounts a new file system on a folder.
@@ -261,9 +268,12 @@ func (b builder) mount(m stageMount) error {
 	if err := b.ordinary(at); err != nil {
 		return err
 	}
-	if err := attach(tree, at); errors.Is(err, unix.ENOTDIR) {
+	if target, err := at.Stat(); err != nil {
+		return err
+	} else if target.IsDir() && !info.IsDir() {
 		return errors.New("the source is a file and the target a folder")
-	} else if err != nil {
+	}
+	if err := attach(tree, at); err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
 	return nil
