@@ -127,35 +127,45 @@ type builder struct {
 	files []*os.File
 }
 
-// folder opens a folder of the tree, made if need be, also where symbolic links that
-// lead nowhere yet point to. Only the second step has to be safe from others who
-// change a volume meanwhile.
-func (b builder) folder(name string) (*os.File, error) {
+// resolve follows the symbolic links of a path in the tree, also those that lead
+// nowhere yet. What it returns is a wish: the callers open it so that nobody who
+// changes a volume meanwhile can lead them out of the tree.
+func (b builder) resolve(name string) (string, error) {
 	resolved, err := securejoin.SecureJoin(b.root.Name(), name)
+	return strings.TrimPrefix(resolved, b.root.Name()), err
+}
+
+// folder opens a folder of the tree, made if need be.
+func (b builder) folder(name string) (*os.File, error) {
+	resolved, err := b.resolve(name)
 	if err != nil {
 		return nil, err
 	}
-	return pathrs.MkdirAllHandle(b.root, strings.TrimPrefix(resolved, b.root.Name()), 0o755)
+	return pathrs.MkdirAllHandle(b.root, resolved, 0o755)
 }
 
 // file opens a file of the tree, made empty if need be.
 func (b builder) file(name string) (*os.File, error) {
-	handle, err := pathrs.OpenatInRoot(b.root, name)
+	resolved, err := b.resolve(name)
+	if err != nil {
+		return nil, err
+	}
+	handle, err := pathrs.OpenatInRoot(b.root, resolved)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return handle, err
 	}
-	dir, err := b.folder(path.Dir(name))
+	dir, err := b.folder(path.Dir(resolved))
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
 	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(int(dir.Fd()), path.Base(name), flags, 0o644)
+	fd, err := unix.Openat(int(dir.Fd()), path.Base(resolved), flags, 0o644)
 	if err != nil {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: err}
 	}
 	unix.Close(fd)
-	return pathrs.OpenatInRoot(b.root, name)
+	return pathrs.OpenatInRoot(b.root, resolved)
 }
 
 // fresh mounts a new file system on a folder.
