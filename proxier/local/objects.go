@@ -198,5 +198,5 @@ func finishSlice(o *discoveryv1.EndpointSlice) error {
 		return err
 	}
 	_, _, err := proxier.ConvertSlice(o)
-	return err
+	return errors.Unwrap(err) // which leaves out the object's name, as the caller says it
 }

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,7 +39,7 @@ func finishService(o *corev1.Service) error {
 		return err
 	}
 	_, _, err := proxier.ConvertService(allocatedForm(o))
-	return err
+	return errors.Unwrap(err) // which leaves out the object's name, as the caller says it
 }
 
 // allocatedForm returns a Service as it might be when everything is allocated, for checks of all else: with
