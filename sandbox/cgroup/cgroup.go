@@ -28,7 +28,7 @@
 // /proc/PID/cgroup shows paths relative to the group that the process which made the cgroup
 // namespace was in at that moment. One made by clone before Add shows the program where it is on the
 // host ("/../svcproxy-default/web/main", or the whole path). So a container's stage is best put
-// into its group first, and calls unshare(CLONE_NEWCGROUP) after: then it sees "/". On v1 the memory line
+// into its group first, and calls unshare(CLONE_NEWCGROUP) after, on the thread that execs: then it sees "/". On v1 the memory line
 // becomes "/_limit1" after a container's Set below usage, and a path up and down again after its pod's.
 //
 // # Who is killed

@@ -54,6 +54,7 @@ func member() {
 
 // stage waits for a line, then becomes the program.
 func stage() {
+	runtime.LockOSThread() // a cgroup namespace is a thread's
 	fmt.Println("ready")
 	_, _ = os.Stdin.Read(make([]byte, 1))
 	if os.Args[1] == "newns" {
