@@ -20,6 +20,9 @@ var ErrImmutable = errors.New("Forbidden: pod updates may not change fields othe
 // checkUpdate refuses what can't change, as the API server does.
 func checkUpdate(old, now *v1.Pod) error {
 	a, b := old.Spec.DeepCopy(), now.Spec.DeepCopy()
+	if b.NodeName == "" {
+		b.NodeName = a.NodeName // a scheduler's part
+	}
 	for _, pair := range [][2][]v1.Container{{a.Containers, b.Containers}, {a.InitContainers, b.InitContainers}} {
 		if len(pair[0]) != len(pair[1]) {
 			continue
