@@ -142,6 +142,12 @@ func TestAClusterIsASource(t *testing.T) {
 			t.Errorf("terminating: %+v", s)
 		}
 	}
+	apply(t, c, parse(t, webManifests))
+	for _, s := range r.held.Slices {
+		if e := s.Endpoints[0]; e.Ready || !e.Serving || !e.Terminating {
+			t.Errorf("applied again while it ends: %+v", s)
+		}
+	}
 	c.DeletePod(key("web-1"))
 	for _, s := range r.held.Slices {
 		if len(s.Endpoints) != 0 {

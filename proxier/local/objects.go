@@ -117,6 +117,13 @@ func defaultMeta(m *metav1.ObjectMeta) {
 	}
 }
 
+// finishNamespace checks a Namespace, of which the name is all that counts.
+func finishNamespace(o *corev1.Namespace) error {
+	o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}
+	o.Namespace, o.Spec, o.Status = "", corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
+	return listError(checkMeta(&o.ObjectMeta, label))
+}
+
 // finishConfigMap fills in defaults and checks a ConfigMap.
 func finishConfigMap(o *corev1.ConfigMap) error {
 	o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}

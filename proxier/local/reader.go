@@ -2,8 +2,12 @@ package local
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -28,26 +32,40 @@ func newReader() *reader {
 // read reads one file.
 func (r *reader) read(file string, data []byte, err error) {
 	if err != nil {
-		r.errs = append(r.errs, fmt.Errorf("%s: %w", file, err))
+		r.fail(file, err)
 		return
 	}
 	for i, doc := range proxier.Documents(data) {
 		where := fmt.Sprintf("%s, document %d", file, i+1)
-		if err := cmpErr(doc.Err, doc.Odd); err != nil {
-			r.errs = append(r.errs, fmt.Errorf("%s: %w", where, err))
+		if err := cmp.Or(doc.Err, doc.Odd); err != nil {
+			r.fail(where, err)
 			continue
 		}
 		r.add(where, doc.JSON, metav1.TypeMeta{}, true)
 	}
 }
 
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
+// fail reports what is wrong in a file or document. Decoders' messages may quote what stands there, so what
+// would harm a terminal is escaped.
+func (r *reader) fail(where string, err error) {
+	r.errs = append(r.errs, fmt.Errorf("%s: %w", where, &printable{err}))
+}
+
+// printable is an error whose text can be shown.
+type printable struct{ error }
+
+func (p *printable) Unwrap() error { return p.error }
+
+func (p *printable) Error() string {
+	var b strings.Builder
+	for _, r := range p.error.Error() {
+		if unicode.IsPrint(r) || r == '\n' {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
 		}
 	}
-	return nil
+	return b.String()
 }
 
 // head is what every object has, and what Lists hold.
@@ -76,11 +94,11 @@ func (r *reader) add(where string, doc []byte, item metav1.TypeMeta, mayList boo
 	}
 	h := head{TypeMeta: item}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &h); err != nil {
-		r.errs = append(r.errs, fmt.Errorf("%s: %w", where, err))
+		r.fail(where, err)
 		return
 	}
 	if h.Kind == "" || h.APIVersion == "" {
-		r.errs = append(r.errs, fmt.Errorf("%s: apiVersion or kind is missing", where))
+		r.fail(where, errors.New("apiVersion or kind is missing"))
 		return
 	}
 	if kind, isList := strings.CutSuffix(h.Kind, "List"); isList && mayList {
@@ -94,7 +112,7 @@ func (r *reader) add(where string, doc []byte, item metav1.TypeMeta, mayList boo
 		return
 	}
 	if err := r.object(where, &h, doc); err != nil {
-		r.errs = append(r.errs, fmt.Errorf("%s: %w", where, err))
+		r.fail(where, err)
 	}
 }
 
@@ -135,60 +153,43 @@ func (r *reader) decode(kind string, doc []byte) error {
 	switch kind {
 	case "Pod":
 		pod, err := decodePod(doc)
-		if err != nil {
-			return err
-		}
-		m.Pods = append(m.Pods, pod)
+		return into(&m.Pods, pod, err)
 	case "Service":
 		o := &corev1.Service{}
-		if err := unmarshal(doc, o, &o.ObjectMeta); err != nil {
-			return err
-		}
-		if err := finishService(o); err != nil {
-			return err
-		}
-		m.Services = append(m.Services, o)
+		return into(&m.Services, o, finished(doc, o, &o.ObjectMeta, finishService))
 	case "ConfigMap":
 		o := &corev1.ConfigMap{}
-		if err := unmarshal(doc, o, &o.ObjectMeta); err != nil {
-			return err
-		}
-		if err := finishConfigMap(o); err != nil {
-			return err
-		}
-		m.ConfigMaps = append(m.ConfigMaps, o)
+		return into(&m.ConfigMaps, o, finished(doc, o, &o.ObjectMeta, finishConfigMap))
 	case "Secret":
 		o := &corev1.Secret{}
-		if err := unmarshal(doc, o, &o.ObjectMeta); err != nil {
-			return err
-		}
-		if err := finishSecret(o); err != nil {
-			return err
-		}
-		m.Secrets = append(m.Secrets, o)
+		return into(&m.Secrets, o, finished(doc, o, &o.ObjectMeta, finishSecret))
 	case "Namespace":
 		o := &corev1.Namespace{}
-		if err := unmarshal(doc, o, &o.ObjectMeta); err != nil {
-			return err
-		}
-		o.Namespace, o.Spec, o.Status = "", corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
-		if err := checkMeta(&o.ObjectMeta, label).ToAggregate(); err != nil {
-			return err
-		}
-		m.Namespaces = append(m.Namespaces, o)
+		return into(&m.Namespaces, o, finished(doc, o, &o.ObjectMeta, finishNamespace))
 	case "EndpointSlice":
 		o := &discoveryv1.EndpointSlice{}
-		if err := unmarshal(doc, o, &o.ObjectMeta); err != nil {
-			return err
-		}
+		err := finished(doc, o, &o.ObjectMeta, finishSlice)
 		// What a cluster's controller made of its pods is made anew of these pods.
 		if o.Labels[discoveryv1.LabelManagedBy] == sliceManager {
-			return nil
-		}
-		if err := finishSlice(o); err != nil {
 			return err
 		}
-		m.EndpointSlices = append(m.EndpointSlices, o)
+		return into(&m.EndpointSlices, o, err)
 	}
 	return nil
+}
+
+// into adds an object that is good.
+func into[T any](all *[]T, o T, err error) error {
+	if err == nil {
+		*all = append(*all, o)
+	}
+	return err
+}
+
+// finished decodes an object, and fills in and checks the rest.
+func finished[T any](doc []byte, o *T, meta *metav1.ObjectMeta, finish func(*T) error) error {
+	if err := unmarshal(doc, o, meta); err != nil {
+		return err
+	}
+	return finish(o)
 }

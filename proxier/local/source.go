@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -75,13 +74,13 @@ func (c *Cluster) Pod(name types.NamespacedName) (*corev1.Pod, bool) {
 }
 
 // Pods returns all pods in order.
-func (c *Cluster) Pods() []*corev1.Pod { return copied(c, c.pods) }
+func (c *Cluster) Pods() []*corev1.Pod { return listed(c, c.pods) }
 
 // ConfigMaps returns all ConfigMaps in order.
-func (c *Cluster) ConfigMaps() []*corev1.ConfigMap { return copied(c, c.configMaps) }
+func (c *Cluster) ConfigMaps() []*corev1.ConfigMap { return listed(c, c.configMaps) }
 
 // Secrets returns all Secrets in order.
-func (c *Cluster) Secrets() []*corev1.Secret { return copied(c, c.secrets) }
+func (c *Cluster) Secrets() []*corev1.Secret { return listed(c, c.secrets) }
 
 // Service returns a Service.
 func (c *Cluster) Service(name types.NamespacedName) (*corev1.Service, bool) {
@@ -136,21 +135,18 @@ func (c *Cluster) PodAddrs(name types.NamespacedName) []netip.Addr {
 	return addrs
 }
 
-// Objects is everything that a Cluster holds at one time.
+// Objects is everything that a Cluster holds.
 type Objects struct {
 	Manifests
 	Node *corev1.Node
 }
 
-// Objects returns everything, in order.
+// Objects returns everything, in order. While others change the cluster, objects of different kinds may be of
+// different times.
 func (c *Cluster) Objects() *Objects {
 	o := &Objects{Node: c.Node()}
 	o.Pods, o.Services, o.ConfigMaps, o.Secrets, o.EndpointSlices = c.Pods(), c.Services(), c.ConfigMaps(), c.Secrets(), c.EndpointSlices()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(c.namespaces)) {
-		o.Namespaces = append(o.Namespaces, c.namespaces[name].DeepCopy())
-	}
+	o.Namespaces = listed(c, c.namespaces)
 	return o
 }
 
@@ -172,10 +168,8 @@ func (o *Objects) YAML() ([]byte, error) {
 	return writeYAML(append([]metav1.Object{o.Node}, o.Manifests.Objects()...))
 }
 
-func copied[T interface {
-	metav1.Object
-	DeepCopy() T
-}](c *Cluster, held map[types.NamespacedName]T) []T {
+// listed copies all objects of a kind, in order.
+func listed[T copied[T]](c *Cluster, held map[types.NamespacedName]T) []T {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []T
