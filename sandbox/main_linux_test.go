@@ -17,7 +17,7 @@ const helperEnv = "SANDBOX_TEST_HELPER"
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
-	helper := map[string]func() error{"isolate": isolateHelper, "node": nodeHelper}[os.Getenv(helperEnv)]
+	helper := map[string]func() error{"isolate": isolateHelper, "node": nodeHelper, "pods": podsHelper}[os.Getenv(helperEnv)]
 	if helper == nil {
 		nstest.Main(m)
 	}

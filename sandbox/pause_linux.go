@@ -87,8 +87,8 @@ func startPause(cfg PauseConfig) (*pause, error) {
 	p.cmd = &exec.Cmd{
 		Path: reexec.Self(),
 		Args: []string{pauseCommand},
-		// Small and idle: no second thread for Go code, no signals for preemption.
-		Env:        []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=50"},
+		// Small and idle: no second thread for Go code, little garbage.
+		Env:        []string{"GOMAXPROCS=1", godebug, "GOGC=50"},
 		Dir:        "/",
 		ExtraFiles: []*os.File{other},
 		SysProcAttr: &syscall.SysProcAttr{

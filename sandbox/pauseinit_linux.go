@@ -17,6 +17,10 @@ import (
 
 const pauseCommand = "svcproxy-pause"
 
+// godebug keeps the Go runtime of pause and of stages small and idle: no signals for
+// preemption, no files of the cgroup opened and read again and again.
+const godebug = "GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0"
+
 // Names of what pause keeps for containers in its own, otherwise empty tree.
 const (
 	pauseDev = "/dev"
@@ -82,7 +86,7 @@ func runPause() error {
 	}
 	f := &forker{
 		orders: orders, ids: map[int]int{},
-		env: append(own.env(), "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"),
+		env: append(own.env(), "GOMAXPROCS=1", godebug),
 	}
 	f.watch()
 	if err := orders.send(report{}); err != nil {
