@@ -12,7 +12,7 @@ import (
 // FuzzPodManifest reads anything as manifests. What is accepted stays the same when it is written and read
 // again, can be given to a cluster or is refused by it with an error, and gives slices.
 func FuzzPodManifest(f *testing.F) {
-	for _, seed := range []string{folderPod, folderService, clusterPod, goodPod, webManifests, "[]", "{}", "---\n---", "kind: List\napiVersion: v1\nitems: [null]",
+	for _, seed := range []string{folderPod, folderService, clusterPod, goodPod, webManifests, "[]", "{}", "---\n---", "---\x00\t\xff\xff", "kind: List\napiVersion: v1\nitems: [null]",
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {svcproxy/pod-ips: '::1'}}\nspec: {containers: [{name: a, image: b, resources: {limits: {memory: 1e3, cpu: 0.0005}}}]}",
 		"{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, externalTrafficPolicy: Local, clusterIPs: ['10.96.0.1'], ports: [{port: 1, nodePort: 30000}]}}",
 		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv6, metadata: {name: a, labels: {kubernetes.io/service-name: b}}, endpoints: [{addresses: ['::1']}]}",
