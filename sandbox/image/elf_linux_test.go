@@ -10,7 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"svcproxy/sandbox/image"
+	"svcproxy/test/nstest"
 )
 
 // An object is what writeELF writes: headers, and no code.
@@ -131,4 +134,41 @@ func TestLibrarySearch(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A root has no ld.so.cache, so a library that only ld.so.conf leads to gets a link where every
+// program looks.
+func TestLibraryOfLinkerConf(t *testing.T) {
+	nstest.Require(t)
+	base := t.TempDir()
+	conf := filepath.Join(base, "ld.so.conf")
+	if err := os.WriteFile(conf, []byte("include "+base+"/conf.d/*.conf # all\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	writeELF(t, filepath.Join(base, "conf.d/x/a.so"), object{})
+	if err := os.WriteFile(filepath.Join(base, "conf.d/x.conf"), []byte("# comment\n"+base+"/conf.d/x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(conf, "/etc/ld.so.conf", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount("/etc/ld.so.conf", 0); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	writeELF(t, filepath.Join(base, "p"), object{entries: [][2]string{needed("libc.so.6"), needed("a.so")}})
+	i := get(t, store(t, image.Options{}), "host:"+base+"/p")
+	for _, pattern := range []string{"usr/lib/a.so", "usr/lib64/a.so", "usr/lib/*/a.so", "lib/*/a.so"} {
+		links, err := filepath.Glob(filepath.Join(i.Layers[0], pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range links {
+			if target, err := os.Readlink(link); err == nil && target == base+"/conf.d/x/a.so" {
+				return
+			}
+		}
+	}
+	t.Error("no link to the library")
 }

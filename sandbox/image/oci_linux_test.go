@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -251,7 +252,7 @@ func TestOCIDamaged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, at := range []int{0, len(good) / 2, len(good) - 1} {
+		for _, at := range []int{0, 4, len(good) / 2, len(good) - 1} { // 4: the time in gzip's header, which changes no content
 			bad := slices.Clone(good)
 			bad[at] ^= 1
 			refused(t, folder, blob, bad)
@@ -277,6 +278,38 @@ func refused(t *testing.T, folder, blob string, content []byte) {
 	for _, dir := range []string{"tmp", "roots"} {
 		if left, err := os.ReadDir(filepath.Join(options.Dir, dir)); err != nil || len(left) > 0 {
 			t.Errorf("%s: %v left, %v", dir, left, err)
+		}
+	}
+}
+
+// A layer that is not what the configuration says is refused, even if the manifest agrees with it.
+func TestOCIOtherContent(t *testing.T) {
+	i := configured(t, ociImage(t, archive(t, file("a", "x"))), func(c *v1.ConfigFile) {
+		c.RootFS.DiffIDs = []v1.Hash{{Algorithm: "sha256", Hex: strings.Repeat("0", 64)}}
+	})
+	folder := writeLayout(t, map[string]v1.Image{"": i})
+	if _, err := tryGet(t.Context(), store(t, image.Options{}), "oci:"+folder); err == nil || !strings.Contains(err.Error(), "unpacked") {
+		t.Error(err)
+	}
+}
+
+// Owners are shifted; those that a pod can't have become nobody.
+func TestOCIOwners(t *testing.T) {
+	const base = 1 << 30
+	if os.Lchown(t.TempDir(), base, base) != nil {
+		return // an ordinary user; TestHostOwners looks at what happens then
+	}
+	folder := writeLayout(t, map[string]v1.Image{"": ociImage(t, archive(t,
+		tar.Header{Typeflag: tar.TypeReg, Name: "a", Uid: 5, Gid: 6}, tar.Header{Typeflag: tar.TypeDir, Name: "b", Uid: 65535, Gid: 65536},
+		tar.Header{Typeflag: tar.TypeSymlink, Name: "c", Linkname: "a", Uid: 1 << 31, Gid: -1}))})
+	i := get(t, store(t, image.Options{UIDBase: base}), "oci:"+folder)
+	for name, want := range map[string][2]uint32{"a": {base + 5, base + 6}, "b": {base + 65535, base + 65534}, "c": {base + 65534, base + 65534}, "tmp": {base, base}} {
+		info, err := os.Lstat(filepath.Join(i.Layers[0], name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Uid != want[0] || st.Gid != want[1] {
+			t.Errorf("%s: %d:%d, want %d", name, st.Uid, st.Gid, want)
 		}
 	}
 }
