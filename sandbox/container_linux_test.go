@@ -131,6 +131,7 @@ func script(t testing.TB, pod *sandbox.Pod, cfg sandbox.ContainerConfig, text st
 }
 
 func TestProgramIsAloneInItsContainer(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "ls", "cat")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -161,6 +162,7 @@ func TestProgramIsAloneInItsContainer(t *testing.T) {
 }
 
 func TestNothingOfTheHostIsMounted(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "cat")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -180,6 +182,7 @@ func TestNothingOfTheHostIsMounted(t *testing.T) {
 }
 
 func TestContainersOfAPodShareNetworkAndNameOnly(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "cat", "ls", "sleep")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{Pause: &sandbox.PauseConfig{Hostname: "twins"}})
@@ -207,6 +210,7 @@ func namespaceOf(t testing.TB, c *sandbox.Container, kind string) string {
 }
 
 func TestContainersMayShareProcesses(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "cat", "sleep")
 	node := newNode(t, sandbox.NodeConfig{Name: "node"})
@@ -255,6 +259,7 @@ func sleeper(t testing.TB, pod *sandbox.Pod, layer string, args ...string) *sand
 }
 
 func TestPodsReachEachOther(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "ip", "cat")
 	node := newNode(t, sandbox.NodeConfig{Name: "node", MTU: 1400})
@@ -301,6 +306,7 @@ func podAddrs(v4, v6 string) []netip.Addr {
 }
 
 func TestSysctlsAreThePods(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	node := newNode(t, sandbox.NodeConfig{Name: "node"})
 	pod := newPod(t, node, sandbox.PodConfig{Pause: &sandbox.PauseConfig{Sysctls: map[string]string{
@@ -325,6 +331,7 @@ func TestSysctlsAreThePods(t *testing.T) {
 }
 
 func TestErrorsOfAStartNameWhatAndWhere(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash")
 	base := users(t).Base

@@ -51,6 +51,7 @@ func execute(t testing.TB, c *sandbox.Container, text, input string) (string, sa
 }
 
 func TestExecRunsInTheContainer(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "cat", "ls", "sleep")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -75,6 +76,7 @@ func TestExecRunsInTheContainer(t *testing.T) {
 }
 
 func TestExecTellsHowItEnded(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "sleep")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -109,6 +111,7 @@ func TestExecTellsHowItEnded(t *testing.T) {
 }
 
 func TestExecErrors(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "sleep")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -135,6 +138,7 @@ func TestExecErrors(t *testing.T) {
 }
 
 func TestTerminals(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "stty", "tty", "sleep", "ls")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -201,6 +205,7 @@ func TestTerminals(t *testing.T) {
 }
 
 func TestContainerWithATerminal(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "stty")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -227,6 +232,7 @@ func TestContainerWithATerminal(t *testing.T) {
 }
 
 func TestCallersTerminalStaysOutside(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})

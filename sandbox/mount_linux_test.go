@@ -62,6 +62,7 @@ func private(t testing.TB) string {
 }
 
 func TestMounts(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "cat", "ls", "df", "stat", "mkdir")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -99,6 +100,7 @@ func TestMounts(t *testing.T) {
 }
 
 func TestMountsBelowASourceComeAlongWithTheirFlags(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash", "cat")
 	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
@@ -128,6 +130,7 @@ func TestMountsBelowASourceComeAlongWithTheirFlags(t *testing.T) {
 }
 
 func TestSymbolicLinksLeadNowhereOutside(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	secret := volume(t, map[string]string{"secret": "secret\n"})
 	data := volume(t, map[string]string{
@@ -179,6 +182,7 @@ func TestSymbolicLinksLeadNowhereOutside(t *testing.T) {
 }
 
 func TestRootIsLayered(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	base := image(t, "bash", "cat", "rm")
 	top := volume(t, map[string]string{"etc/motd": "top\n"})

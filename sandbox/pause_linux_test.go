@@ -169,6 +169,7 @@ func podsHelper() error {
 }
 
 func TestPodsOfOneNodeAreMadeAtOnce(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	layer := image(t, "bash")
 	node := newNode(t, sandbox.NodeConfig{Name: "node"})
@@ -217,6 +218,7 @@ func TestPodsOfOneNodeAreMadeAtOnce(t *testing.T) {
 }
 
 func TestCloseEndsAStartUnderWay(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	node := newNode(t, sandbox.NodeConfig{Name: "node"})
 	layer := image(t, "bash")
@@ -238,6 +240,7 @@ func TestCloseEndsAStartUnderWay(t *testing.T) {
 }
 
 func TestPauseIsSmallAndAlone(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	node := newNode(t, sandbox.NodeConfig{Name: "node"})
 	pod := newPod(t, node, sandbox.PodConfig{})
@@ -282,6 +285,7 @@ func memory(t testing.TB, dir string) string {
 }
 
 func TestProgramIsSealed(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	if err := os.Chmod("/proc/self/exe", 0o755); !errors.Is(err, syscall.EROFS) {
 		t.Errorf("chmod of the program through /proc: %v, want a read-only file system", err)
