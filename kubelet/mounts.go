@@ -3,7 +3,6 @@ package kubelet
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,31 +67,12 @@ func (v *volumes) mount(m *v1.VolumeMount, env []string) (mount, error) {
 		if !filepath.IsLocal(sub) {
 			return mount{}, fmt.Errorf("subPath %q must be relative and not lead upwards", sub)
 		}
-		if !v.files[m.Name] {
-			if err := v.makeSubPath(source, sub); err != nil {
-				return mount{}, fmt.Errorf("subPath: %w", err)
-			}
-		}
 	}
 	target := m.MountPath
 	if !filepath.IsAbs(target) {
 		target = "/" + target
 	}
 	return mount{Source: source, Target: filepath.Clean(target), SubPath: sub, ReadOnly: m.ReadOnly || v.files[m.Name]}, nil
-}
-
-// makeSubPath makes what is missing of a folder in a volume. A program in the pod may have put links there: none that
-// leads out of the volume is followed.
-func (v *volumes) makeSubPath(source, sub string) error {
-	root, err := os.OpenRoot(source)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if _, err := root.Stat(sub); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return root.MkdirAll(sub, 0o777)
 }
 
 // writeEtc writes the files of /etc that a pod's containers share.

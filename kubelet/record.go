@@ -49,6 +49,7 @@ func (r *record) runs(id, imageID string, now time.Time) {
 func (r *record) attempts() {
 	if r.ran {
 		r.restarts++
+		r.waits("ContainerCreating", "")
 	}
 	r.ran = true
 }
