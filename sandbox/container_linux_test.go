@@ -212,14 +212,17 @@ func namespaceOf(t testing.TB, c *sandbox.Container, kind string) string {
 func TestContainersMayShareProcesses(t *testing.T) {
 	t.Parallel()
 	nstest.Require(t)
-	layer := image(t, "bash", "cat", "sleep")
+	layer := image(t, "bash", "cat", "ls", "sleep")
 	node := newNode(t, sandbox.NodeConfig{Name: "node"})
 	pod := newPod(t, node, sandbox.PodConfig{Pause: &sandbox.PauseConfig{ShareProcesses: true}})
 	first := sleeper(t, pod, layer, "/bin/bash", "-c", "sleep 1001 & sleep 1002 & wait")
 	second := sleeper(t, pod, layer, "/bin/sleep", "1003")
 	nstest.Eventually(t, 10*time.Second, func() error {
 		out, status := script(t, pod, sandbox.ContainerConfig{Layers: []string{layer}},
-			`echo $$; cat /proc/1/comm /proc/*/cmdline; [ $$ != 1 ] && kill -TERM 1 && kill -SEGV 1; ls /proc/1/root /proc/1/cwd`)
+			`echo $$; cat /proc/1/comm /proc/*/cmdline; [ $$ != 1 ] && kill -TERM 1 && kill -SEGV 1; ls /proc/1/root /proc/1/exe`)
+		if refused := strings.Count(out, "Permission denied"); refused != 2 {
+			t.Errorf("looked into the pause process: %s", out)
+		}
 		for _, want := range []string{"svcproxy-pause", "1001", "1002", "1003"} {
 			if !strings.Contains(strings.ReplaceAll(out, "\x00", " "), want) {
 				return fmt.Errorf("no %q in %q (%+v)", want, out, status)

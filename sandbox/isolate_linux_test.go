@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"svcproxy/test/nstest"
 )
@@ -190,6 +191,52 @@ func watch(t *testing.T, id string) (gone func() error) {
 		}
 		return fmt.Errorf("network namespace %s still exists (%v)", id, err)
 	}
+}
+
+func TestMountsGoInwardAndNotOutward(t *testing.T) {
+	eachIsolation(t, func(t *testing.T, script func(string) *exec.Cmd) {
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Unmount(dir, unix.MNT_DETACH)
+		if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := filepath.Join(dir, "ours"), filepath.Join(dir, "theirs")
+		for _, sub := range []string{ours, theirs} {
+			if err := os.Mkdir(sub, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Mount("tmpfs", ours, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		cmd := script("mount -t tmpfs tmpfs " + theirs + " && echo mounted && read go && grep -c ^ /proc/mounts && ! grep " + ours + " /proc/mounts")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := start(t, cmd)
+		if next(t, lines) != "mounted" {
+			t.Fatal("not mounted")
+		}
+		mounts, err := os.ReadFile("/proc/mounts")
+		if err != nil || strings.Contains(string(mounts), theirs) {
+			t.Errorf("a mount made inside is seen outside (%v):\n%s", err, mounts)
+		}
+		// What is unmounted outside goes inside too, or a program that runs for long
+		// would keep the machine's file systems busy.
+		if err := unix.Unmount(ours, 0); err != nil {
+			t.Error(err)
+		}
+		fmt.Fprintln(in, "go")
+		for lines.Scan() {
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("a mount that is gone outside is still inside: %v", err)
+		}
+	})
 }
 
 func processesIn(id string) []int {

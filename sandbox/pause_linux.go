@@ -104,7 +104,7 @@ func startPause(cfg PauseConfig) (*pause, error) {
 	}
 	if err := startHere(p.cmd); err != nil {
 		orders.Close()
-		return nil, fmt.Errorf("start pause process: %w", err)
+		return nil, fmt.Errorf("start pause process: %w", explainClone(err, true))
 	}
 	go func() {
 		p.waitErr = p.cmd.Wait()

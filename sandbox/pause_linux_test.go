@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"svcproxy/sandbox"
 	"svcproxy/test/nstest"
@@ -287,10 +289,40 @@ func memory(t testing.TB, dir string) string {
 func TestProgramIsSealed(t *testing.T) {
 	t.Parallel()
 	nstest.Require(t)
-	if err := os.Chmod("/proc/self/exe", 0o755); !errors.Is(err, syscall.EROFS) {
-		t.Errorf("chmod of the program through /proc: %v, want a read-only file system", err)
-	}
 	if _, err := os.OpenFile("/proc/self/exe", os.O_WRONLY, 0); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the program was opened for writing: %v", err)
+	}
+	// While it runs, that is so for any program; later it is not.
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	err = os.Chmod("/proc/self/exe", 0o755)
+	if seals, failed := unix.FcntlInt(program.Fd(), unix.F_GET_SEALS, 0); failed == nil {
+		if seals&unix.F_SEAL_WRITE == 0 {
+			t.Errorf("the program in memory has seals %#x", seals)
+		}
+	} else if !errors.Is(err, syscall.EROFS) {
+		t.Errorf("chmod of the program through /proc: %v, want a read-only file system", err)
+	}
+}
+
+func TestProgramThatIsGoneFromItsPathIsSealedToo(t *testing.T) {
+	nstest.Require(t)
+	file := filepath.Join(t.TempDir(), "copy")
+	copyInto(t, "/proc/self/exe", file)
+	program, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), fmt.Sprintf("/proc/self/fd/%d", program.Fd()), "-test.v", "-test.run=^(TestProgramIsSealed|TestExecErrors)$")
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Count(string(out), "\n--- PASS") != 2 {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
