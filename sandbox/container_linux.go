@@ -63,9 +63,11 @@ type Container struct {
 	*Process
 	Name string
 
-	pod    *Pod
-	group  *cgroup.Group
-	mounts string // the mount namespace's identity, where processes are shared
+	pod   *Pod
+	group *cgroup.Group
+	// mounts is the container's mount namespace, where processes are shared. While it
+	// is open no other gets its identity.
+	mounts *os.File
 }
 
 // StartContainer starts a program in the pod. When it returns, the program runs; else
@@ -107,10 +109,10 @@ func (p *Pod) startContainer(cfg ContainerConfig) (*Container, error) {
 	}
 	if shared {
 		l.began = func(pid int) (err error) {
-			c.mounts, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+			c.mounts, err = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
 			return err
 		}
-		l.ended = func() { _ = c.killRest() }
+		l.ended = c.killRest
 	}
 	if c.Process, err = l.start(p.pause); err != nil {
 		return nil, err
@@ -277,10 +279,13 @@ func (c *Container) Close() error {
 }
 
 // killRest kills what a container that shares its pod's processes left, until nothing
-// is: all in its mount namespace.
-func (c *Container) killRest() error {
-	if c.mounts == "" {
-		return nil
+// is: all in its mount namespace. What it fails to kill ends with the pod.
+func (c *Container) killRest() {
+	if c.mounts == nil {
+		return
 	}
-	return killAllIn("ns/mnt", c.mounts)
+	defer c.mounts.Close()
+	if id, err := os.Readlink(descriptorPath(c.mounts)); err == nil {
+		_ = killAllIn("ns/mnt", id)
+	}
 }
