@@ -54,9 +54,6 @@ type life struct {
 	finished chan struct{}
 }
 
-// errStopped is returned where a life ended before what was waited for.
-var errStopped = errors.New("the pod is being stopped")
-
 // loop runs the container until it must not be started again, and tells whether its last run succeeded. It ends
 // gracefully when stop is closed.
 func (c *container) loop(l *life, stop <-chan struct{}) (succeeded bool) {

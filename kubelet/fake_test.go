@@ -131,6 +131,8 @@ func (g *fakeGroup) OOMKillCount() uint64 {
 }
 func (g *fakeGroup) OOMKills(context.Context) <-chan uint64 { return g.told }
 func (g *fakeGroup) Path() string                           { return g.path }
+func (g *fakeGroup) Paths() map[string]string               { return nil }
+func (g *fakeGroup) Limits() cgroup.Limits                  { return g.limits }
 func (g *fakeGroup) Close() error {
 	g.f.mu.Lock()
 	defer g.f.mu.Unlock()
@@ -171,8 +173,10 @@ func (b *fakeBox) Start(s containerSetup) (task, error) {
 func (b *fakeBox) Dial(context.Context, string, string) (net.Conn, error) {
 	return nil, errors.New("connection refused")
 }
-func (b *fakeBox) Done() <-chan struct{} { return b.done }
-func (b *fakeBox) Link() string          { return "veth" }
+func (b *fakeBox) Done() <-chan struct{}                       { return b.done }
+func (b *fakeBox) Link() string                                { return "veth" }
+func (b *fakeBox) inspect(*Inspection) error                   { return nil }
+func (b *fakeBox) inspectContainer(*ContainerInspection) error { return nil }
 func (b *fakeBox) die() {
 	b.once.Do(func() { close(b.done) })
 	b.f.mu.Lock()
@@ -359,14 +363,4 @@ func (w *world) happened() []string {
 	out := w.f.log
 	w.f.log = nil
 	return out
-}
-
-// events are the reasons of what happened to the pod.
-func (w *world) hasEvent(reason string) bool {
-	for _, e := range w.k.Events(podName) {
-		if e.Reason == reason {
-			return true
-		}
-	}
-	return false
 }

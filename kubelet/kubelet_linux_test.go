@@ -313,5 +313,43 @@ func TestRestartOnAKernelKeepsThePodsPlace(t *testing.T) {
 }
 
 func TestOrdinaryUserRunsPods(t *testing.T) {
-	nstest.Unprivileged(t, "^(TestContainerSees.*|TestVolumes|TestRestartAndLogs|TestGracefulEndOnAKernel|TestOOMKilledOnAKernel|TestExec.*|TestAttach.*)$")
+	nstest.Unprivileged(t, "^(TestContainerSees.*|TestVolumes|TestRestartAndLogs|TestGracefulEndOnAKernel|TestOOMKilledOnAKernel|TestInspect|TestExec.*|TestAttach.*)$")
+}
+
+func TestInspect(t *testing.T) {
+	n := newNode(t)
+	n.apply(shell(idle, func(p *v1.Pod) {
+		if n.root {
+			memory("64Mi")(p)
+		}
+		p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/v"}}
+	}))
+	n.untilUp()
+	got, err := n.k.Inspect(podName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside, _ := n.run("readlink", "/proc/self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/pid", "/proc/self/ns/user")
+	if len(got.Containers) != 1 || got.Pause == 0 {
+		t.Fatalf("got %+v", got)
+	}
+	c := got.Containers[0]
+	if want := strings.Join([]string{got.Namespaces["net"], c.Namespaces["mnt"], c.Namespaces["pid"], got.Namespaces["user"], ""}, "\n"); inside != want {
+		t.Errorf("namespaces %q, inside %q", want, inside)
+	}
+	if !slices.ContainsFunc(c.Mounts, func(m MountInspection) bool { return m.Target == "/v" && strings.HasSuffix(m.Source, "volumes/v") }) {
+		t.Errorf("mounts %+v", c.Mounts)
+	}
+	if !slices.ContainsFunc(c.Processes, func(p ProcessInspection) bool { return p.PID == c.PID && p.Inside == 1 && p.Command[0] == "bash" }) {
+		t.Errorf("processes %+v, PID %d", c.Processes, c.PID)
+	}
+	if !slices.Contains(got.Routes, RouteInspection{"default", "10.244.0.1", "eth0"}) || !slices.ContainsFunc(got.Links, func(l LinkInspection) bool {
+		return l.Name == "eth0" && l.Type == "veth" && slices.Contains(l.Addresses, "10.244.0.2/32")
+	}) {
+		t.Errorf("links %+v, routes %+v", got.Links, got.Routes)
+	}
+	if n.root && (c.Cgroup.Limits.Memory != 64<<20 || c.Cgroup.Usage.Pids == 0 || !strings.HasSuffix(c.Cgroup.Path, "/default_web/main")) {
+		t.Errorf("cgroup %+v", c.Cgroup)
+	}
 }

@@ -301,7 +301,7 @@ func TestWaitingReasons(t *testing.T) {
 		says   string
 	}{
 		"InvalidImageName": {image: fmt.Errorf("%w: what", errImageName), says: "what"},
-		"ImagePullBackOff": {image: errors.New("no such file"), says: `Back-off pulling image "host:main": no such file`},
+		"ImagePullBackOff": {image: errors.New("no such file"), says: `back-off pulling image "host:main": no such file`},
 		"CreateContainerConfigError": {change: func(p *v1.Pod) {
 			p.Spec.Containers[0].Env = []v1.EnvVar{{Name: "A", ValueFrom: &v1.EnvVarSource{ConfigMapKeyRef: &v1.ConfigMapKeySelector{
 				LocalObjectReference: v1.LocalObjectReference{Name: "conf"}, Key: "a"}}}}

@@ -66,6 +66,8 @@ type group interface {
 	// OOMKills delivers the count whenever the kernel killed something in the group for want of memory, until ctx ends.
 	OOMKills(ctx context.Context) <-chan uint64
 	Path() string
+	Paths() map[string]string
+	Limits() cgroup.Limits
 	Close() error
 }
 
@@ -87,6 +89,8 @@ type podBox interface {
 	Done() <-chan struct{}
 	// Link is the node's end of the pod's link.
 	Link() string
+	inspect(*Inspection) error
+	inspectContainer(*ContainerInspection) error
 	Close() error
 }
 

@@ -162,7 +162,7 @@ func (s *source) addDownward(files payload, items []v1.DownwardAPIVolumeFile, fa
 func (p payload) add(name string, data []byte, mode int32) error {
 	clean := path.Clean(name)
 	if name == "" || path.IsAbs(name) || strings.HasPrefix(clean, "..") || clean == "." || slices.Contains(strings.Split(name, "/"), "..") {
-		return fmt.Errorf("path %q must be relative and not lead upwards or begin with ..", name)
+		return fmt.Errorf("path %q must be relative, not lead upwards and not begin with two dots", name)
 	}
 	p[clean] = payloadFile{data, mode}
 	return nil

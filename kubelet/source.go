@@ -18,14 +18,13 @@ type files struct {
 
 // source is all that a pod's variables and files are computed from.
 type source struct {
-	pod           *v1.Pod
-	nodeName      string
-	hostIPs       []string
-	podIPs        []string
-	capacity      v1.ResourceList // of the node
-	files         *files
-	token         *tokenMaker
-	clusterDomain string
+	pod      *v1.Pod
+	nodeName string
+	hostIPs  []string
+	podIPs   []string
+	capacity v1.ResourceList // of the node
+	files    *files
+	token    *tokenMaker
 }
 
 func (s *source) configMap(name string) (*v1.ConfigMap, bool) {

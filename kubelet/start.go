@@ -66,7 +66,7 @@ func imageError(reference string, err error) error {
 	if errors.Is(err, errImageName) {
 		return &startError{reason: "InvalidImageName", err: fmt.Errorf("failed to apply default image tag %q: %w", reference, err)}
 	}
-	return &startError{reason: "ImagePullBackOff", err: fmt.Errorf("Back-off pulling image %q: %w", reference, err)}
+	return &startError{reason: "ImagePullBackOff", err: fmt.Errorf("back-off pulling image %q: %w", reference, err)}
 }
 
 func newID() string {

@@ -13,7 +13,7 @@ import (
 )
 
 // ErrImmutable is what Apply returns, with the field's name, for a change that a pod can't take while it exists.
-var ErrImmutable = errors.New("Forbidden: pod updates may not change fields other than " +
+var ErrImmutable = errors.New("forbidden: pod updates may not change fields other than " +
 	"`metadata.labels`, `metadata.annotations`, `spec.containers[*].image`, `spec.initContainers[*].image` and " +
 	"`spec.containers[*].resources.limits`; delete the pod first")
 
