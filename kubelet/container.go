@@ -47,11 +47,29 @@ type life struct {
 	// ctx ends when nothing may be waited for.
 	ctx    context.Context
 	cancel context.CancelFunc
-	// stop is closed for a graceful end, after deadline was set.
-	stop     chan struct{}
-	deadline time.Time
+	// stop is closed for a graceful end, after endBy.
+	stop chan struct{}
 	// finished is closed when no container runs and none will.
 	finished chan struct{}
+
+	mu       sync.Mutex
+	deadline time.Time
+}
+
+// endBy sets when a graceful end is over.
+func (l *life) endBy(deadline time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.deadline.IsZero() || deadline.Before(l.deadline) {
+		l.deadline = deadline
+	}
+}
+
+// left is what is left of the grace period.
+func (l *life) left(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.deadline.Sub(now)
 }
 
 // loop runs the container until it must not be started again, and tells whether its last run succeeded. It ends
@@ -191,7 +209,7 @@ func (c *container) supervise(l *life, stop <-chan struct{}, r *run) (int, kill)
 		c.end(l, r, order.grace)
 	case <-stop:
 		c.w.event(v1.EventTypeNormal, "Killing", c.rec.name, "Stopping container %s", c.rec.name)
-		c.end(l, r, l.deadline.Sub(c.w.k.clock.Now()))
+		c.end(l, r, l.left(c.w.k.clock.Now()))
 	case <-l.ctx.Done():
 	}
 	return c.finish(r, func() { cancel(); probes.Wait() }, order), order

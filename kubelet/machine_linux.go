@@ -242,8 +242,15 @@ func (t *linuxTask) Input() io.WriteCloser {
 	if t.input == nil {
 		return nil
 	}
+	if t.input == t.Terminal() {
+		return keptOpen{t.input} // it is the output, too
+	}
 	return t.input
 }
+
+type keptOpen struct{ io.Writer }
+
+func (keptOpen) Close() error { return nil }
 
 // Close also ends the reading of output, should anything outside of the container still hold its other end.
 func (t *linuxTask) Close() error {

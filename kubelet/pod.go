@@ -55,7 +55,7 @@ func (w *worker) runContainers(l *life) {
 // stopSidecars ends them in the reverse of their order, within what is left of the grace period.
 func (w *worker) stopSidecars(l *life, sidecars []*sidecar) {
 	if !ended(l, l.stop) {
-		l.deadline = w.k.clock.Now().Add(w.grace()) // the pod's work is done
+		l.endBy(w.k.clock.Now().Add(w.grace())) // the pod's work is done
 	}
 	for _, s := range slices.Backward(sidecars) {
 		close(s.stop)
@@ -111,7 +111,7 @@ func (w *worker) reset() {
 		}
 	})
 	for _, c := range w.containers {
-		c.failed = time.Time{}
+		c.failed, c.pace = time.Time{}, backoff{}
 	}
 }
 

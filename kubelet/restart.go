@@ -55,13 +55,7 @@ func (w *worker) restart(ctx context.Context) error {
 	case <-w.gone:
 		return errors.New("the pod is gone")
 	}
-	// What the old run had must be gone from the status before "ready" means the new one.
-	w.change(func() {
-		w.state.restarting = ""
-		for _, r := range w.state.records {
-			r.ready = false
-		}
-	})
+	unmark() // the containers that ended are not ready; when they are, it is the new runs
 	return w.awaitReady(ctx)
 }
 

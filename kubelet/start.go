@@ -29,6 +29,7 @@ func (c *container) start(l *life) (*run, error) {
 	if err != nil {
 		return nil, imageError(spec.Image, err)
 	}
+	c.w.event(v1.EventTypeNormal, "Pulled", c.rec.name, "Container image %q is present", spec.Image)
 	setup, err := c.setup(spec, img)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,9 @@ func (c *container) start(l *life) (*run, error) {
 		return nil, &startError{reason: "StartError", ran: true, err: err}
 	}
 	c.setRun(r)
-	c.out.attachTo(r.task.Input(), spec.StdinOnce)
+	if spec.Stdin {
+		c.out.attachTo(r.task.Input(), spec.StdinOnce)
+	}
 	c.w.event(v1.EventTypeNormal, "Started", c.rec.name, "Started container %s", c.rec.name)
 	if err := c.postStart(l, r, spec); err != nil {
 		c.w.event(v1.EventTypeWarning, "FailedPostStartHook", c.rec.name, "PostStartHook failed: %v", err)
@@ -88,6 +91,11 @@ func (c *container) setup(spec *v1.Container, img *imageInfo) (containerSetup, e
 	who, home, err := profile(src.pod, spec, img)
 	if err != nil {
 		return fail("CreateContainerConfigError", err)
+	}
+	for _, id := range append([]int{who.UID, who.GID}, who.Groups...) {
+		if err := c.w.k.machine.CheckUser(int64(id)); err != nil {
+			return fail("CreateContainerConfigError", fmt.Errorf("user or group of image %s: %w", spec.Image, err))
+		}
 	}
 	args := command(spec, img, own)
 	if len(args) == 0 {

@@ -121,7 +121,7 @@ func (w *worker) begin() {
 // run is the pod's life: sandbox after sandbox until the end.
 func (w *worker) run() {
 	defer close(w.gone)
-	stop := w.deadline()
+	stop := w.watch()
 	var box podBox
 	for ended := false; !ended; {
 		if box == nil {
@@ -206,14 +206,17 @@ func (w *worker) newLife(box podBox) *life {
 	l := &life{box: box, stop: make(chan struct{}), finished: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(w.ctx)
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.life = l
-	w.mu.Unlock()
+	if w.state.failed != "" {
+		l.cancel()
+	}
 	return l
 }
 
 // stop ends a life gracefully and waits for its end.
 func (w *worker) stop(l *life, grace time.Duration) {
-	l.deadline = w.k.clock.Now().Add(grace)
+	l.endBy(w.k.clock.Now().Add(grace))
 	if grace <= 0 {
 		l.cancel()
 	}
@@ -239,39 +242,6 @@ func gracePeriod(pod *v1.Pod) time.Duration {
 	return v1.DefaultTerminationGracePeriodSeconds * time.Second
 }
 
-// deadline fails the pod when its activeDeadlineSeconds are over.
-func (w *worker) deadline() (stop func()) {
-	limit := w.podNow().Spec.ActiveDeadlineSeconds
-	if limit == nil {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(w.ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		timer := w.k.clock.NewTimer(time.Duration(*limit) * time.Second)
-		defer timer.Stop()
-		select {
-		case <-timer.C():
-			w.fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
-		case <-ctx.Done():
-		}
-	}()
-	return func() { cancel(); <-done }
-}
-
-// fail ends the pod's containers for good; the pod stays, as Failed.
-func (w *worker) fail(reason, message string) {
-	w.event(v1.EventTypeWarning, reason, "", "%s", message)
-	w.mu.Lock()
-	l := w.life
-	w.mu.Unlock()
-	w.change(func() { w.state.failed, w.state.failure = reason, message })
-	if l != nil {
-		l.cancel()
-	}
-}
-
 // openBox makes the pod's volumes, cgroup and sandbox, again and again until that succeeds or the pod is to end, when
 // it returns nil.
 func (w *worker) openBox() podBox {
@@ -294,6 +264,8 @@ func (w *worker) openBox() podBox {
 		select {
 		case <-timer.C():
 		case <-kick:
+		case r := <-w.restarts:
+			close(r.stopped)
 		case <-w.ending:
 		case <-w.ctx.Done():
 		}
