@@ -32,7 +32,8 @@ func (c Config) differences(running Config, asked []string) error {
 		flag      string
 		want, has string
 	}{
-		{"proxy", c.Proxy, running.Proxy},
+		{"proxy", fmt.Sprint(c.Proxy != ""), fmt.Sprint(running.Proxy != "")},
+		{"proxy-mode", c.Proxy, running.Proxy},
 		{"allow-host-path", strings.Join(c.AllowHostPaths, ","), strings.Join(running.AllowHostPaths, ",")},
 		{"ip-family", fmt.Sprint(c.IPv4Only), fmt.Sprint(running.IPv4Only)},
 		{"ignore-limits", fmt.Sprint(c.IgnoreLimits), fmt.Sprint(running.IgnoreLimits)},

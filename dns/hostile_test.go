@@ -78,7 +78,7 @@ func TestAnyServicesMakeAZoneThatCanBeSent(t *testing.T) {
 		}
 		for _, name := range allNames(z) {
 			for _, qtype := range allTypes {
-				reply := respond(z, query(strings.ToUpper(name), qtype), mdns.MaxMsgSize, 1)
+				reply := respond(z, nil, query(strings.ToUpper(name), qtype), mdns.MaxMsgSize, 1)
 				if _, err := reply.Pack(); err != nil {
 					t.Fatalf("reply %v: %v", reply, err)
 				}

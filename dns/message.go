@@ -1,6 +1,9 @@
 package dns
 
 import (
+	"encoding/binary"
+	"slices"
+
 	mdns "github.com/miekg/dns"
 )
 
@@ -8,17 +11,23 @@ import (
 // fragments (DNS flag day 2020).
 const maxUDPSize = 1232
 
-// accept looks at a message's header before the rest is read: answers are dropped, so that two servers
-// can't be made to talk to each other, and any operation but a query is not implemented.
-func accept(h mdns.Header) mdns.MsgAcceptAction {
-	const responseBit = 1 << 15
-	if h.Bits&responseBit != 0 {
-		return mdns.MsgIgnore
+// header reads the first four bytes of a message, which must have a header.
+func header(packet []byte) (mdns.MsgHdr, bool) {
+	const length = 12
+	if len(packet) < length {
+		return mdns.MsgHdr{}, false
 	}
-	if opcode := int(h.Bits>>11) & 0xf; opcode != mdns.OpcodeQuery {
-		return mdns.MsgRejectNotImplemented
-	}
-	return mdns.DefaultMsgAcceptFunc(h)
+	const responseBit, recursionBit = 1 << 15, 1 << 8
+	bits := binary.BigEndian.Uint16(packet[2:])
+	return mdns.MsgHdr{
+		Id: binary.BigEndian.Uint16(packet), Response: bits&responseBit != 0, Opcode: int(bits>>11) & 0xf, RecursionDesired: bits&recursionBit != 0,
+	}, true
+}
+
+// refuse makes a reply that has a header only.
+func refuse(head mdns.MsgHdr, rcode int) *mdns.Msg {
+	head.Response, head.Rcode = true, rcode
+	return &mdns.Msg{MsgHdr: head}
 }
 
 // udpSize returns how large a reply over UDP may be, in bytes.
@@ -29,9 +38,12 @@ func udpSize(req *mdns.Msg) int {
 	return mdns.MinMsgSize
 }
 
-// respond makes the reply to a query, of at most limit bytes. turn changes from query to query: it
-// rotates records of one kind, so that clients that take the first are spread.
-func respond(z *Zone, req *mdns.Msg, limit, turn int) *mdns.Msg {
+// resolver answers a question that is not the Zone's.
+type resolver func(mdns.Question) *mdns.Msg
+
+// respond makes the reply to a query, of at most limit bytes. Questions outside the Zone are resolved, or refused
+// where there is no resolver. turn changes from query to query: it rotates records of one kind, so that clients that take the first are spread.
+func respond(z *Zone, resolve resolver, req *mdns.Msg, limit, turn int) *mdns.Msg {
 	reply := new(mdns.Msg)
 	reply.SetReply(req)
 	opts := options(req)
@@ -48,15 +60,45 @@ func respond(z *Zone, req *mdns.Msg, limit, turn int) *mdns.Msg {
 	case z == nil:
 		reply.Rcode = mdns.RcodeServerFailure
 	default:
-		ans := z.Answer(req.Question[0])
-		reply.Rcode = ans.Rcode
-		reply.Authoritative = ans.Authoritative
-		reply.Answer = rotate(ans.Answer, turn)
-		reply.Ns = ans.Authority
-		reply.Extra = append(ans.Additional, reply.Extra...)
+		reply.RecursionAvailable = resolve != nil
+		if !req.RecursionDesired {
+			resolve = nil
+		}
+		fill(reply, z, resolve, req.Question[0], turn)
 	}
 	fit(reply, limit)
 	return reply
+}
+
+// fill answers the question.
+func fill(reply *mdns.Msg, z *Zone, resolve resolver, q mdns.Question, turn int) {
+	ans := z.Answer(q)
+	reply.Rcode = ans.Rcode
+	reply.Authoritative = ans.Authoritative
+	reply.Answer, reply.Ns = ans.Answer, ans.Authority
+	extra := ans.Additional
+	if next, ok := outside(ans, q); ok && resolve != nil {
+		m := resolve(next)
+		reply.Rcode = m.Rcode
+		reply.Authoritative = ans.Authoritative || m.Authoritative && len(ans.Answer) == 0
+		reply.AuthenticatedData = m.AuthenticatedData && len(ans.Answer) == 0
+		reply.Answer, reply.Ns = append(reply.Answer, m.Answer...), m.Ns
+		extra = slices.DeleteFunc(slices.Clone(m.Extra), func(rr mdns.RR) bool { return rr.Header().Rrtype == mdns.TypeOPT })
+	}
+	reply.Answer = rotate(reply.Answer, turn)
+	reply.Extra = append(extra, reply.Extra...)
+}
+
+// outside returns the question that is left for others to answer, if there is one.
+func outside(ans Answer, q mdns.Question) (mdns.Question, bool) {
+	switch {
+	case ans.Outside != "":
+		q.Name = ans.Outside
+		return q, true
+	case ans.Authoritative, q.Qclass != mdns.ClassINET, q.Qtype == mdns.TypeAXFR, q.Qtype == mdns.TypeIXFR:
+		return q, false
+	}
+	return q, true
 }
 
 // options returns the OPT records of a query. More than one is a format error (RFC 6891, 6.1.1).

@@ -26,7 +26,7 @@ func FuzzHandleMsg(f *testing.F) {
 			return
 		}
 		for _, limit := range []int{udpSize(req), mdns.MaxMsgSize} {
-			reply := respond(z, req, limit, len(packet))
+			reply := respond(z, nil, req, limit, len(packet))
 			wire, err := reply.Pack()
 			if err != nil {
 				t.Fatalf("reply %v can't be packed: %v", reply, err)

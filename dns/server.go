@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +22,10 @@ const shutdownGrace = 5 * time.Second
 type Server struct {
 	Packets   []net.PacketConn
 	Listeners []net.Listener
-	Log       *zap.Logger
+	// Forward answers what is outside the Zone, which is refused where it is nil.
+	Forward *Forwarder
+	Log     *zap.Logger
+	Metrics *Metrics
 
 	zone atomic.Pointer[Zone]
 	turn atomic.Uint32
@@ -57,60 +61,69 @@ func (s *Server) Serve(ctx context.Context) error {
 	if len(s.Packets)+len(s.Listeners) == 0 {
 		return errors.New("dns: no sockets to serve on")
 	}
+	answering, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, pc := range s.Packets {
-		s.start(ctx, group, pc.LocalAddr(), &mdns.Server{PacketConn: pc, UDPSize: mdns.DefaultMsgSize})
+		group.Go(func() error {
+			return describe("serve", pc.LocalAddr(), (&udpServer{server: s, conn: pc, answering: answering}).serve(ctx))
+		})
 	}
 	for _, l := range s.Listeners {
-		s.start(ctx, group, l.Addr(), &mdns.Server{Listener: l})
+		group.Go(func() error {
+			return describe("serve", l.Addr(), newTCPServer(s, l, answering).serve(ctx))
+		})
 	}
 	return group.Wait()
 }
 
-// start runs one socket's server in the group.
-func (s *Server) start(ctx context.Context, group *errgroup.Group, addr net.Addr, srv *mdns.Server) {
-	started, ended := make(chan struct{}), make(chan struct{})
-	udp := srv.PacketConn != nil
-	srv.Handler = mdns.HandlerFunc(func(w mdns.ResponseWriter, req *mdns.Msg) { s.reply(w, req, udp) })
-	srv.MsgAcceptFunc = accept
-	srv.NotifyStartedFunc = func() { close(started) }
-	group.Go(func() error {
-		defer close(ended)
-		if err := srv.ActivateAndServe(); err != nil {
-			return fmt.Errorf("dns: serve %s %s: %w", addr.Network(), addr, err)
-		}
+func describe(what string, addr net.Addr, err error) error {
+	if err == nil {
 		return nil
-	})
-	group.Go(func() error {
-		// The library can only stop a server that has started.
-		select {
-		case <-started:
-		case <-ended:
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-		case <-ended:
-			return nil
-		}
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
-		defer cancel()
-		if err := srv.ShutdownContext(grace); err != nil {
-			return fmt.Errorf("dns: stop %s %s: %w", addr.Network(), addr, err)
-		}
-		return nil
-	})
+	}
+	return fmt.Errorf("dns: %s %s %s: %w", what, addr.Network(), addr, err)
 }
 
-// reply answers one query.
-func (s *Server) reply(w mdns.ResponseWriter, req *mdns.Msg, udp bool) {
-	limit := mdns.MaxMsgSize
+// handle answers one message as it came from the wire, with nil where no answer is due: to a message without a whole
+// header, or to an answer, so that two servers can't be made to talk to each other.
+func (s *Server) handle(ctx context.Context, packet []byte, udp bool) []byte {
+	var req mdns.Msg
+	head, ok := header(packet)
+	if !ok || head.Response {
+		s.Metrics.drop("no query")
+		return nil
+	}
+	proto, limit := "tcp", mdns.MaxMsgSize
+	var reply *mdns.Msg
+	switch err := req.Unpack(packet); {
+	case head.Opcode != mdns.OpcodeQuery:
+		reply = refuse(head, mdns.RcodeNotImplemented)
+	case err != nil:
+		reply = refuse(head, mdns.RcodeFormatError)
+	default:
+		if udp {
+			limit = udpSize(&req)
+		}
+		reply = respond(s.zone.Load(), s.resolver(ctx, &req), &req, limit, int(s.turn.Add(1)))
+	}
 	if udp {
-		limit = udpSize(req)
+		proto = "udp"
 	}
-	if err := w.WriteMsg(respond(s.zone.Load(), req, limit, int(s.turn.Add(1)))); err != nil {
-		s.log().Debug("DNS reply not sent", zap.Stringer("client", w.RemoteAddr()), zap.Error(err))
+	wire, err := reply.Pack()
+	if err != nil {
+		s.log().Error("DNS reply can't be packed", zap.Stringer("reply", reply), zap.Error(err))
+		reply = refuse(head, mdns.RcodeServerFailure)
+		wire, _ = reply.Pack()
 	}
+	s.Metrics.replied(proto, reply)
+	return wire
+}
+
+func (s *Server) resolver(ctx context.Context, req *mdns.Msg) resolver {
+	if s.Forward == nil {
+		return nil
+	}
+	return func(q mdns.Question) *mdns.Msg { return s.Forward.Resolve(ctx, q, req) }
 }
 
 func (s *Server) log() *zap.Logger {
@@ -118,4 +131,19 @@ func (s *Server) log() *zap.Logger {
 		return zap.NewNop()
 	}
 	return s.Log
+}
+
+// wait waits for the queries that are being answered, but not for long.
+func wait(wg *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(shutdownGrace):
+		return fmt.Errorf("queries are still being answered after %s", shutdownGrace)
+	}
 }

@@ -141,7 +141,7 @@ func TestAdditionalAddressesAreLeftOutRatherThanTheAnswerCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := respond(z, query("_https._tcp.db.default.svc.cluster.local.", mdns.TypeSRV), 600, 0)
+	r := respond(z, nil, query("_https._tcp.db.default.svc.cluster.local.", mdns.TypeSRV), 600, 0)
 	if r.Truncated || len(r.Answer) != 8 || len(r.Extra) != 0 {
 		t.Errorf("truncated %t, %d answers, %d additional records", r.Truncated, len(r.Answer), len(r.Extra))
 	}

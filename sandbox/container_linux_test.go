@@ -388,3 +388,35 @@ func TestErrorsOfAStartNameWhatAndWhere(t *testing.T) {
 		}
 	}
 }
+
+func TestProgramRunsAsItsUser(t *testing.T) {
+	t.Parallel()
+	nstest.Require(t)
+	layer := image(t, "bash", "id", "ls")
+	pod := newPod(t, newNode(t, sandbox.NodeConfig{Name: "node"}), sandbox.PodConfig{})
+	user, want := profile(), "uid=0 gid=0 groups=0\n"
+	if users(t).Size > 0 {
+		user.UID, user.GID, user.Groups = 1000, 1001, []int{1002, 65535}
+		want = "uid=1000 gid=1001 groups=1001,1002,65535\n"
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	c, err := pod.StartContainer(sandbox.ContainerConfig{
+		Name: "main", Layers: []string{layer}, Args: []string{"bash", "-c", "id; echo again > /dev/stdout; echo error > /dev/stderr"},
+		Env: []string{"PATH=/bin"}, Profile: user, Stdout: w, Stderr: w,
+	})
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := io.ReadAll(r)
+	if err != nil || string(out) != want+"again\nerror\n" {
+		t.Errorf("%v: %q, want %q", err, out, want)
+	}
+	if got := c.Status(); got.Code != 0 {
+		t.Errorf("%+v", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -181,6 +182,7 @@ func isolationInit() {
 }
 
 func runInit() (int, error) {
+	runtime.LockOSThread() // the thread that leaves its keyring is the one that forks
 	if len(os.Args) < 3 {
 		return 0, errors.New("usage: " + initCommand + " OUTER-NETNS ARGV0 ARG…")
 	}
@@ -199,6 +201,7 @@ func runInit() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	leaveKeyring()
 	program, err := os.StartProcess(self, argv, &os.ProcAttr{
 		Env:   env,
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
@@ -221,6 +224,14 @@ func dieWith(lifeline *os.File) {
 	unix.CloseOnExec(int(lifeline.Fd()))
 	_, _ = lifeline.Read(make([]byte, 1))
 	syscall.Exit(128 + int(syscall.SIGKILL))
+}
+
+// leaveKeyring gives the thread a session keyring of its own, which what it starts
+// inherits, so that nothing inside has the caller's keys. Kernels without keyrings
+// have none to leave. Where the user's quota of keys is used up, the system call
+// filter of containers is what keeps them from the keyring.
+func leaveKeyring() {
+	_, _ = unix.KeyctlJoinSessionKeyring("")
 }
 
 func settleIn() error {

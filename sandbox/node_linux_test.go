@@ -214,6 +214,7 @@ func TestRejectReachesThePod(t *testing.T) {
 }
 
 func TestAddressesNobodyOwnsAreUnreachable(t *testing.T) {
+	t.Parallel()
 	node := newNode(t, sandbox.NodeConfig{Name: "node-a"})
 	pod := addPod(t, node, "a", "10.244.0.3", "fd00:10:244::3")
 	for _, from := range []*sandbox.Netns{node.Netns, pod.Netns} {
@@ -344,6 +345,7 @@ func TestStartRunsInASessionOfItsOwn(t *testing.T) {
 }
 
 func TestOrdinaryUserHasNodesAndPods(t *testing.T) {
+	t.Parallel()
 	nstest.Unprivileged(t, "^(TestPodsReach.*|TestNodeHas.*|TestHostOutside.*|TestRemovedPod.*|TestRejectReaches.*)$")
 }
 

@@ -23,7 +23,8 @@ import (
 )
 
 func TestOrdinaryUserRunsContainers(t *testing.T) {
-	nstest.Unprivileged(t, "^(TestProgramIsAlone.*|TestContainers.*|TestPodsReach.*|TestSysctls.*|TestExec.*|TestTerminals|"+
+	t.Parallel()
+	nstest.Unprivileged(t, "^(TestProgramIsAlone.*|TestProgramRuns.*|TestContainers.*|TestPodsReach.*|TestSysctls.*|TestExec.*|TestTerminals|"+
 		"TestMounts.*|TestSymbolic.*|TestRootIs.*|TestNothingIsLeft.*|TestEverythingEnds.*|TestPodsOfOne.*)$")
 }
 
@@ -97,7 +98,7 @@ func TestNothingIsLeftOfAPod(t *testing.T) {
 	}
 	round(0)
 	before := traces(t, node)
-	for i := range nstest.Sized(6, 300) {
+	for i := range nstest.Sized(6, 100) {
 		round(i)
 	}
 	// The kernel removes addresses and routes of a dead namespace a little later.
@@ -309,6 +310,7 @@ func TestProgramIsSealed(t *testing.T) {
 }
 
 func TestProgramThatIsGoneFromItsPathIsSealedToo(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t)
 	file := filepath.Join(t.TempDir(), "copy")
 	copyInto(t, "/proc/self/exe", file)

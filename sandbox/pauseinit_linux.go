@@ -127,6 +127,8 @@ func hide() error {
 }
 
 func (s pauseSetup) apply(own loader) error {
+	// For ps and top, which would show "exe"; not worth a failure.
+	_ = os.WriteFile("/proc/self/comm", []byte(pauseCommand), 0)
 	if err := hide(); err != nil {
 		return err
 	}

@@ -100,6 +100,7 @@ func runStage(c *channel) error {
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close files: %w", err)
 	}
+	leaveKeyring()
 	unix.Umask(0o022)
 	if err := o.Profile.Apply(); err != nil {
 		return err

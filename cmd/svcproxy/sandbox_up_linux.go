@@ -21,6 +21,7 @@ type upFlags struct {
 	config    cluster.Config
 	manifests []string
 	family    string
+	proxy     bool
 	timeout   time.Duration
 }
 
@@ -36,8 +37,8 @@ pods are ready. It may be given again: what is there already stays as it is.`,
 	}
 	flags := c.Flags()
 	flags.StringArrayVarP(&u.manifests, "filename", "f", nil, "file or folder of manifests, - for standard input; may be given more than once")
-	flags.StringVar(&u.config.Proxy, "proxy", "", "run svcproxy on the node, in this mode: auto, nftables or iptables")
-	flags.Lookup("proxy").NoOptDefVal = "auto"
+	flags.BoolVar(&u.proxy, "proxy", false, "run svcproxy on the node, so that Services lead to pods")
+	flags.StringVar(&u.config.Proxy, "proxy-mode", "auto", "mode of --proxy, which it implies: auto, nftables or iptables")
 	flags.StringSliceVar(&u.config.AllowHostPaths, "allow-host-path", nil, "folder of this machine that pods may mount, with all below it")
 	flags.StringVar(&u.family, "ip-family", "dual", "addresses of the cluster: dual (IPv6 too where the kernel has it) or ipv4")
 	flags.BoolVar(&u.config.IgnoreLimits, "ignore-limits", false, "run pods without limits that can't be kept here, such as an ordinary user's")
@@ -47,7 +48,7 @@ pods are ready. It may be given again: what is there already stays as it is.`,
 }
 
 func (u *upFlags) run(c *cobra.Command) error {
-	if err := u.check(); err != nil {
+	if err := u.check(c.Flags()); err != nil {
 		return err
 	}
 	manifests, err := cluster.Load(u.manifests) // before anything is begun
@@ -79,7 +80,7 @@ func asked(flags *pflag.FlagSet) []string {
 	return names
 }
 
-func (u *upFlags) check() error {
+func (u *upFlags) check(flags *pflag.FlagSet) error {
 	switch u.family {
 	case "dual":
 	case "ipv4":
@@ -88,9 +89,12 @@ func (u *upFlags) check() error {
 		return unknown("ip-family", u.family, "dual or ipv4")
 	}
 	switch u.config.Proxy {
-	case "", "auto", "nftables", "iptables":
+	case "auto", "nftables", "iptables":
 	default:
-		return unknown("proxy", u.config.Proxy, "auto, nftables or iptables")
+		return unknown("proxy-mode", u.config.Proxy, "auto, nftables or iptables")
+	}
+	if !u.proxy && !flags.Changed("proxy-mode") {
+		u.config.Proxy = ""
 	}
 	if _, err := zap.ParseAtomicLevel(u.config.LogLevel); err != nil {
 		return unknown("log-level", u.config.LogLevel, "debug, info, warn or error")

@@ -132,6 +132,7 @@ func identity(name string) (string, error) {
 }
 
 func TestAttackerMountsNothing(t *testing.T) {
+	t.Parallel()
 	p := newPrison(t, sandbox.PauseConfig{})
 	p.holds(t, mountAttack)
 	p.escapes(t, mountAttack, "mount tmpfs", "bind /", "move /proc", "make mounts shared")
@@ -140,18 +141,21 @@ func TestAttackerMountsNothing(t *testing.T) {
 }
 
 func TestAttackerMakesNoNamespaces(t *testing.T) {
+	t.Parallel()
 	p := newPrison(t, sandbox.PauseConfig{})
 	p.holds(t, namespaceAttack)
 	p.escapes(t, namespaceAttack, "unshare user", "unshare net", "clone into a new user namespace and mount", "enter the uts namespace of PID 1")
 }
 
 func TestAttackerStaysInItsRoot(t *testing.T) {
+	t.Parallel()
 	p := newPrison(t, sandbox.PauseConfig{})
 	p.holds(t, chrootAttack)
 }
 
 // What looks for the host's file finds it where it can be seen.
 func TestTheMarkerIsFoundOnTheHost(t *testing.T) {
+	t.Parallel()
 	p := newPrison(t, sandbox.PauseConfig{})
 	a := &attacker{marker: p.marker, secret: p.secret}
 	if !a.seesHost("/") || !a.seesHost("/tmp") || !a.seesHost("/proc/self/root") {

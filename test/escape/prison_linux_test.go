@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/moby/sys/capability"
@@ -24,7 +25,6 @@ import (
 // prison is a pod to attack from, and the host around it.
 type prison struct {
 	*sandbox.Pod
-	node  *sandbox.Node
 	image string // the folder with the attacker's program and its libraries
 	// marker is a file of the host that no pod may see, secret its content.
 	marker, secret string
@@ -34,27 +34,27 @@ type prison struct {
 func newPrison(t *testing.T, pause sandbox.PauseConfig) *prison {
 	t.Helper()
 	nstest.Require(t)
-	node, err := sandbox.NewNode(sandbox.NodeConfig{Name: "node"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &prison{node: node, image: theImage(t), secret: "secret of " + t.Name()}
+	world := theWorld(t)
+	p := &prison{image: world.image, secret: "secret of " + t.Name()}
 	p.marker = filepath.Join(t.TempDir(), "marker")
 	if err := os.WriteFile(p.marker, []byte(p.secret), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	pause.Users = users(t)
-	p.Pod, err = node.AddPod(sandbox.PodConfig{
-		Name: "attacker", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.5")}, Pause: &pause,
+	number := world.pods.Add(1)
+	pod, err := world.node.AddPod(sandbox.PodConfig{
+		Name:  fmt.Sprintf("attacker-%d", number),
+		Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(number)})}, Pause: &pause,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := pod.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	p.Pod = pod
 	return p
 }
 
@@ -84,21 +84,31 @@ func isRoot(t *testing.T) bool {
 // workshop is a folder of this test process alone, in memory, where the image is.
 const workshop = "/mnt"
 
+// world is what all tests of this process share; it ends with the process.
+type world struct {
+	node  *sandbox.Node
+	pods  atomic.Int32
+	image string
+}
+
 var (
-	imageOnce sync.Once
-	imageDir  string
-	imageErr  error
+	worldOnce sync.Once
+	made      stage
+	worldErr  error
 )
 
-// theImage is the root of all attackers.
-func theImage(t *testing.T) string {
+func theWorld(t *testing.T) *world {
 	t.Helper()
 	base := users(t).Base
-	imageOnce.Do(func() { imageDir, imageErr = makeImage(base) })
-	if imageErr != nil {
-		t.Fatal(imageErr)
+	worldOnce.Do(func() {
+		if made.image, worldErr = makeImage(base); worldErr == nil {
+			made.node, worldErr = sandbox.NewNode(sandbox.NodeConfig{Name: "node"})
+		}
+	})
+	if worldErr != nil {
+		t.Fatal(worldErr)
 	}
-	return imageDir
+	return &made
 }
 
 func makeImage(uidBase int) (string, error) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ var waitAttack = register("wait", func(a *attacker) {
 	a.running(func() { a.rest() })
 	a.holds("wait", true, "")
 })
+
+// timeout is ample for anything that a pod does.
+const timeout = 20 * time.Second
 
 // hostPIDs are more numbers than the kernel gives in a fresh PID namespace in a test.
 const hostPIDs = 5000
@@ -275,6 +279,7 @@ func bystander(t *testing.T) *exec.Cmd {
 }
 
 func TestAttackerReachesNoProcess(t *testing.T) {
+	t.Parallel()
 	bystander(t)
 	p := newPrison(t, sandbox.PauseConfig{})
 	victim := p.start(t, waitAttack)
@@ -283,6 +288,7 @@ func TestAttackerReachesNoProcess(t *testing.T) {
 }
 
 func TestAttackerCannotTouchPause(t *testing.T) {
+	t.Parallel()
 	bystander(t)
 	other := newPrison(t, sandbox.PauseConfig{})
 	victim := other.start(t, waitAttack)
@@ -296,6 +302,7 @@ func TestAttackerCannotTouchPause(t *testing.T) {
 }
 
 func TestAttackerGetsNothingOfProcessesThatBecomePrograms(t *testing.T) {
+	t.Parallel()
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprintf("shared processes %v", shared), func(t *testing.T) {
 			p := newPrison(t, sandbox.PauseConfig{ShareProcesses: shared})
