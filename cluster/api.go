@@ -137,6 +137,8 @@ type WindowSize struct {
 type ended struct {
 	Code   int `json:"code"`
 	Signal int `json:"signal,omitempty"`
+	// Note is for the user: why the program was killed.
+	Note string `json:"note,omitempty"`
 }
 
 // exitCode is what a shell would make of it.

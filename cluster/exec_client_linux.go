@@ -83,7 +83,9 @@ func (c *Client) execPipes(ctx context.Context, method string, r ExecRequest, s 
 	}
 	out, problems := newDrain(ours[1], s.Out), newDrain(ours[2], s.Err)
 	end, err := run.await(ctx, s.Signals)
-	return end.exitCode(), errors.Join(err, out.finish(), problems.finish())
+	err = errors.Join(err, out.finish(), problems.finish())
+	s.note(end)
+	return end.exitCode(), err
 }
 
 // execTerminal runs a program on a terminal of the pod, whose master comes with the first reply.
@@ -109,7 +111,16 @@ func (c *Client) execTerminal(ctx context.Context, r ExecRequest, s Streams) (in
 	}
 	out := newDrain(run.terminal, s.Out)
 	end, err := run.await(ctx, s.Signals)
-	return end.exitCode(), errors.Join(err, out.finish())
+	err = errors.Join(err, out.finish())
+	s.note(end)
+	return end.exitCode(), err
+}
+
+// note tells the user why a program was killed.
+func (s Streams) note(end ended) {
+	if end.Note != "" && s.Err != nil {
+		fmt.Fprintln(s.Err, end.Note)
+	}
 }
 
 // execution is a program that runs, at the client.

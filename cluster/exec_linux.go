@@ -164,6 +164,7 @@ func (s *services) exec(ctx context.Context, c *call) (any, error) {
 	if !r.Terminal && len(c.files) != 3 {
 		return nil, fmt.Errorf("a program has 3 standard streams, %d came", len(c.files))
 	}
+	ooms, _, _ := s.cluster.kubelet.OOMKills(podName(r.Pod), r.Container)
 	p, err := s.cluster.start(r, c.files)
 	if err != nil {
 		return nil, err
@@ -183,7 +184,7 @@ func (s *services) exec(ctx context.Context, c *call) (any, error) {
 	for {
 		select {
 		case <-p.Done():
-			return p.end(), nil
+			return s.cluster.explain(r, p.end(), ooms), nil
 		case o, ok := <-c.orders:
 			if !ok {
 				return nil, hangUp(p)
@@ -195,6 +196,18 @@ func (s *services) exec(ctx context.Context, c *call) (any, error) {
 			return nil, errors.Join(context.Cause(ctx), hangUp(p))
 		}
 	}
+}
+
+// explain adds to the end of a program in a pod that the kernel killed it for want of memory, if its container has seen
+// more such kills than before its start.
+func (c *Cluster) explain(r ExecRequest, end ended, before uint64) ended {
+	if r.Place != InPod || end.exitCode() != 128+int(unix.SIGKILL) {
+		return end
+	}
+	if now, message, err := c.kubelet.OOMKills(podName(r.Pod), r.Container); err == nil && now > before {
+		end.Note = message
+	}
+	return end
 }
 
 // hangUp ends a program that nobody waits for any more.

@@ -43,6 +43,20 @@ func (k *Kubelet) Exec(name types.NamespacedName, container string, cfg sandbox.
 	return r.task.Exec(cfg)
 }
 
+// OOMKills tells how often the kernel has killed something in a container for want of memory, and what there is to say of
+// it: the container, the pod and its limit. A program of Exec was killed so if the number has grown since its start.
+func (k *Kubelet) OOMKills(name types.NamespacedName, container string) (count uint64, message string, err error) {
+	w, err := k.worker(name)
+	if err != nil {
+		return 0, "", err
+	}
+	c, err := w.container(container)
+	if err != nil {
+		return 0, "", err
+	}
+	return c.oomKills(), "OOMKilled: a process of " + c.oomMessage(), nil
+}
+
 // mergeEnv replaces variables by those of the same name and adds the others.
 func mergeEnv(env, more []string) []string {
 	out := slices.Clone(env)
