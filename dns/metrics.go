@@ -47,7 +47,9 @@ func NewMetrics() *Metrics {
 }
 
 // Handler serves the metrics in Prometheus' formats.
-func (m *Metrics) Handler() http.Handler { return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}) }
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
 
 func (m *Metrics) replied(proto string, reply *mdns.Msg) {
 	if m == nil {

@@ -124,7 +124,7 @@ func follow(t *testing.T, paths ...string) following {
 	t.Helper()
 	f := following{NewStore("")}
 	source := NewManifestSource(paths, zap.NewNop())
-	source.settle, source.poll = 5*time.Millisecond, time.Hour
+	source.files.settle, source.files.poll = 5*time.Millisecond, time.Hour
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- source.Run(ctx, f) }()

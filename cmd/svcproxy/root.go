@@ -24,7 +24,7 @@ programming the kernel's netfilter, and shows what is programmed.`,
 		return usageError{fmt.Errorf("%s: %w", c.Name(), err)}
 	})
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(newRun(), newRender(), newDump(), newDemo(), newSandbox(), newCleanup(), newVersion())
+	root.AddCommand(newRun(), newRender(), newDump(), newDemo(), newSandbox(), newDNS(), newCleanup(), newVersion())
 	return root
 }
 
