@@ -119,7 +119,7 @@ func (c *Client) execTerminal(ctx context.Context, r ExecRequest, s Streams) (in
 // note tells the user why a program was killed.
 func (s Streams) note(end ended) {
 	if end.Note != "" && s.Err != nil {
-		fmt.Fprintln(s.Err, end.Note)
+		fmt.Fprintln(s.Err, "svcproxy: "+end.Note)
 	}
 }
 

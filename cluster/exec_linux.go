@@ -167,6 +167,9 @@ func (s *services) exec(ctx context.Context, c *call) (any, error) {
 	ooms, _, _ := s.cluster.kubelet.OOMKills(podName(r.Pod), r.Container)
 	p, err := s.cluster.start(r, c.files)
 	if err != nil {
+		if end := s.cluster.explain(r, ended{Signal: int(unix.SIGKILL)}, ooms); end.Note != "" {
+			return nil, &killedError{end.Note} // before it could begin
+		}
 		return nil, err
 	}
 	// Else nobody would read the end of its output.
@@ -197,6 +200,11 @@ func (s *services) exec(ctx context.Context, c *call) (any, error) {
 		}
 	}
 }
+
+// killedError is that the kernel killed a program before it could begin.
+type killedError struct{ message string }
+
+func (e *killedError) Error() string { return e.message }
 
 // explain adds to the end of a program in a pod that the kernel killed it for want of memory, if its container has seen
 // more such kills than before its start.

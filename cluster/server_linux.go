@@ -147,6 +147,9 @@ func (s *server) answer(ctx context.Context, w *wire) {
 		if refused := (*sandbox.StartError)(nil); errors.As(err, &refused) {
 			last.Code = refused.Code
 		}
+		if killed := (*killedError)(nil); errors.As(err, &killed) {
+			last.Code = 128 + int(unix.SIGKILL)
+		}
 	}
 	if err := w.send(last); err != nil {
 		s.log.Debug("a client did not wait for its answer", zap.Error(err))

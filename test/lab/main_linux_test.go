@@ -1,0 +1,9 @@
+package lab
+
+import (
+	"testing"
+
+	"svcproxy/test/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
