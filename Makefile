@@ -27,12 +27,13 @@ test: packages ## Run all tests; installs the Debian packages that they use wher
 	@[ -n "$(RACE)" ] || echo "no C compiler: testing without the race detector"
 	go vet ./...
 	go test $(RACE) -count=1 -timeout 15m -v ./test/controlplane
-	go test $(RACE) -count=1 -timeout 15m $$(go list ./... | grep -vE '/test/(controlplane|peer)$$')
+	go test $(RACE) -count=1 -timeout 15m $$(go list ./... | grep -vE '/test/(controlplane|peer|coredns)$$')
 
-# The first run builds kube-proxy too.
+# The first run builds kube-proxy and CoreDNS too.
 test-peer: export SVCPROXY_TEST_LONG := 1
-test-peer: packages ## Compare svcproxy with the real kube-proxy, packet by packet
+test-peer: packages ## Compare svcproxy with the real kube-proxy, packet by packet; run the real CoreDNS behind it
 	go test -count=1 -timeout 15m -v ./test/peer
+	go test -count=1 -timeout 15m -v ./test/coredns
 
 packages:
 	@.ci/packages

@@ -14,6 +14,8 @@ const (
 	repository = "../.." // from where the tests of this package, and of its neighbours, run
 	// module is the nested module of the programs.
 	module = repository + "/test/controlplane/programs"
+	// dnsModule is the one of CoreDNS, whose dependencies are others.
+	dnsModule = repository + "/test/dnspeer/programs"
 	// programs is where Build puts what it builds, and keeps it: the Go command takes three seconds
 	// to see that all is up to date there, and five minutes to build it on two cores.
 	programs = repository + "/.cache/bin"
@@ -33,6 +35,12 @@ func Build() error {
 func BuildKubeProxy() error {
 	fmt.Fprintln(os.Stderr, "building kube-proxy: a minute or two the first time, then seconds")
 	return build(module, "k8s.io/kubernetes/cmd/kube-proxy")
+}
+
+// BuildCoreDNS builds the DNS server of Kubernetes.
+func BuildCoreDNS() error {
+	fmt.Fprintln(os.Stderr, "building CoreDNS: a minute or two the first time, then seconds")
+	return build(dnsModule, "github.com/coredns/coredns")
 }
 
 // build leaves none of the flags that a build depends on to the environment: with another one it
@@ -74,5 +82,5 @@ func lock(folder string) (unlock func() error, err error) {
 	return f.Close, nil
 }
 
-// Program is the path of one that Build or BuildKubeProxy built.
+// Program is the path of one that Build, BuildKubeProxy or BuildCoreDNS built.
 func Program(name string) string { return filepath.Join(programs, name) }
