@@ -136,10 +136,24 @@ func (o stageOrder) program() (string, error) {
 			err = unix.Chdir(dir)
 		}
 	}
+	if err == nil {
+		err = insideRoot()
+	}
 	if err != nil {
 		return "", fmt.Errorf("change into working folder %s: %w", dir, err)
 	}
 	return lookPath(o.Args[0], o.Env)
+}
+
+// insideRoot refuses a working folder outside of the root: a path through /proc/self/fd leads to what this process has
+// open (CVE-2024-21626).
+func insideRoot() error {
+	if _, err := unix.Getwd(); errors.Is(err, unix.ENOENT) {
+		return errors.New("it is outside of the container's root")
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // ready tells the supervisor so and waits until it has done what it must.
