@@ -93,7 +93,7 @@ type world struct {
 
 var (
 	worldOnce sync.Once
-	made      stage
+	made      world
 	worldErr  error
 )
 
