@@ -167,7 +167,7 @@ func (c *Cluster) makeProxy(ctx context.Context, o Options) error {
 const programTimeout = 20 * time.Second
 
 func (c *Cluster) makeKubelet(o Options) error {
-	users, err := podUsers()
+	users, err := PodUsers()
 	if err != nil {
 		return err
 	}

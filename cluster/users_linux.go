@@ -12,9 +12,9 @@ import (
 // services, the last 65,536 below 2³¹-1, above which some programs take a number for negative.
 var podRange = sandbox.UserRange{Base: 2147418112, Size: 65536}
 
-// podUsers are the users that pods have: podRange, or their root alone where this program's own user namespace does
+// PodUsers are the users that pods have: podRange, or their root alone where this program's own user namespace does
 // not hold that.
-func podUsers() (sandbox.UserRange, error) {
+func PodUsers() (sandbox.UserRange, error) {
 	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
 		holds, err := holdsRange(file, podRange)
 		if err != nil {

@@ -17,8 +17,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"svcproxy/kubelet"
 	"svcproxy/model"
 	"svcproxy/sandbox"
+	"svcproxy/sandbox/image"
 )
 
 //go:embed manifests
@@ -35,8 +37,10 @@ var (
 
 // cluster is a node with pods, a folder of manifests, and svcproxy between them.
 type cluster struct {
+	// dir holds the manifests, kubelet's folders are next to it.
 	dir     string
 	node    *sandbox.Node
+	kubelet *kubelet.Kubelet
 	client  *sandbox.Pod
 	host    *sandbox.Host
 	dnsPods []podSpec
@@ -48,9 +52,8 @@ type cluster struct {
 	closers []func() error
 }
 
-// newCluster builds node and pods, writes the manifests and starts a server in each pod. The proxy is
-// not started yet.
-func newCluster() (_ *cluster, err error) {
+// newCluster builds a node, writes the manifests and starts the pods. The proxy is not started yet.
+func newCluster(ctx context.Context) (_ *cluster, err error) {
 	c := &cluster{}
 	defer func() {
 		if err != nil {
@@ -64,11 +67,12 @@ func newCluster() (_ *cluster, err error) {
 		return nil, err
 	}
 	c.closers = append(c.closers, c.node.Close)
-	c.dnsPods = pods("kube-system/coredns-", 3, 2)
-	c.webPods = pods("default/web-", 5, 3)
-	if c.client, err = c.addPod(pods("default/client-", 8, 1)[0]); err != nil {
+	if err := c.startKubelet(); err != nil {
 		return nil, err
 	}
+	c.dnsPods = pods("kube-system", "coredns-", 3, 2)
+	c.webPods = pods("default", "web-", 5, 3)
+	client := pods("default", "client-", 8, 1)[0]
 	host := sandbox.HostConfig{Name: "outside", Addrs: []netip.Addr{netip.MustParseAddr(hostAddress)}}
 	if c.host, err = c.node.AddHost(host); err != nil {
 		return nil, err
@@ -77,23 +81,30 @@ func newCluster() (_ *cluster, err error) {
 		return nil, err
 	}
 	for _, p := range c.dnsPods {
-		if err := c.startPod(p, dnsCommand, c.dir); err != nil {
+		if err := c.kubelet.Apply(c.dnsPod(p)); err != nil {
 			return nil, err
 		}
 	}
 	for _, p := range c.webPods {
-		if err := c.startPod(p, webCommand, p.name); err != nil {
+		if err := c.kubelet.Apply(webPod(p)); err != nil {
 			return nil, err
 		}
 	}
+	if err := c.kubelet.Apply(clientPod(client)); err != nil {
+		return nil, err
+	}
+	if err := c.awaitPods(ctx); err != nil {
+		return nil, err
+	}
+	c.client = c.node.Pod(client.String())
 	return c, nil
 }
 
 // pods names n pods and gives them addresses from 10.244.0.first on, and IPv6 ones where the kernel has IPv6.
-func pods(prefix string, first, n int) []podSpec {
+func pods(namespace, prefix string, first, n int) []podSpec {
 	var out []podSpec
 	for i := range n {
-		p := podSpec{name: prefix + string(rune('a'+i)), addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(first + i)})}}
+		p := podSpec{namespace: namespace, name: prefix + string(rune('a'+i)), addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(first + i)})}}
 		if sandbox.HasIPv6() {
 			p.addrs = append(p.addrs, netip.MustParseAddr(fmt.Sprintf("fd00:10:244::%d", first+i)))
 		}
@@ -104,15 +115,17 @@ func pods(prefix string, first, n int) []podSpec {
 
 // folder makes a place for the manifests that goes with the mount namespace, however the demo ends.
 func (c *cluster) folder() (string, error) {
-	const place = "/mnt"
-	if err := unix.Mount("svcproxy-demo", place, "tmpfs", 0, "size=1m,mode=0755"); err == nil {
-		return place, nil
+	place := "/mnt"
+	if err := unix.Mount("svcproxy-demo", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		if place, err = os.MkdirTemp("", "svcproxy-demo-"); err != nil {
+			return "", fmt.Errorf("making a folder for the manifests: %w", err)
+		}
+		c.closers = append(c.closers, func() error { return image.RemoveAll(place) })
 	}
-	dir, err := os.MkdirTemp("", "svcproxy-demo-")
-	if err != nil {
-		return "", fmt.Errorf("making a folder for the manifests: %w", err)
+	dir := filepath.Join(place, "manifests")
+	if err := errors.Join(os.Chmod(place, 0o755), os.Mkdir(dir, 0o755)); err != nil {
+		return "", err
 	}
-	c.closers = append(c.closers, func() error { return os.RemoveAll(dir) })
 	return dir, nil
 }
 
@@ -150,23 +163,6 @@ func (c *cluster) write(name string, data []byte) error {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(c.dir, name))
-}
-
-func (c *cluster) addPod(p podSpec) (*sandbox.Pod, error) {
-	return c.node.AddPod(sandbox.PodConfig{Name: p.name, Addrs: p.addrs})
-}
-
-func (c *cluster) startPod(p podSpec, argv ...string) error {
-	pod, err := c.addPod(p)
-	if err != nil {
-		return err
-	}
-	cmd := &exec.Cmd{Path: self, Args: argv, Stdout: &c.log, Stderr: &c.log}
-	if err := pod.Start(cmd); err != nil {
-		return fmt.Errorf("pod %s: starting %s: %w", p.name, argv[0], err)
-	}
-	go func() { _ = cmd.Wait() }()
-	return nil
 }
 
 // startProxy runs svcproxy on the node, as an operator would.

@@ -39,7 +39,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	r := &report{out: o.Out, colour: o.Colour}
 	o.Mode = usable(o.Mode, r.say)
-	c, err := newCluster()
+	c, err := newCluster(ctx)
 	if err != nil {
 		return fmt.Errorf("building the node and its pods: %w", err)
 	}

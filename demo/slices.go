@@ -43,6 +43,9 @@ type slicePort struct {
 
 // podSpec is a pod of the demo.
 type podSpec struct {
-	name  string
-	addrs []netip.Addr
+	namespace, name string
+	addrs           []netip.Addr
 }
+
+// String is the pod's full name.
+func (p podSpec) String() string { return p.namespace + "/" + p.name }

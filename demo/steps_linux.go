@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -138,8 +139,8 @@ func (s *story) split(ctx context.Context) {
 	allowed := 5 * math.Sqrt(requests*(1/n)*(1-1/n))
 	fair := len(counts) == len(s.webPods)
 	for _, p := range s.webPods {
-		got := counts[p.name]
-		s.output(fmt.Sprintf("%-16s %3d  %s", p.name, got, strings.Repeat("▇", got/3)))
+		got := counts[p.String()]
+		s.output(fmt.Sprintf("%-16s %3d  %s", p, got, strings.Repeat("▇", got/3)))
 		fair = fair && math.Abs(float64(got)-requests/n) <= allowed
 	}
 	s.check(fair, "each of the %d pods got its share", len(s.webPods))
@@ -161,7 +162,10 @@ func get(ctx context.Context, client *http.Client, url string) (string, error) {
 		return "", err
 	}
 	fields := strings.Fields(string(body))
-	return fields[len(fields)-1], nil
+	if len(fields) == 0 {
+		return "", errors.New("an empty page")
+	}
+	return fields[0], nil
 }
 
 // outside shows what a client outside the cluster meets: a node port, and at the load balancer's address the traffic
@@ -176,7 +180,7 @@ func (s *story) outside(ctx context.Context) {
 	} {
 		out, ok := s.show(ctx, "outside", "curl", "curl -s --max-time 5 '"+to.url+"'", s.onHost)
 		if ok {
-			s.check(strings.Contains(out, "pod default/web-") && strings.Contains(out, " from "+to.seen+";"), "%s, %s", to.text, to.seen)
+			s.check(strings.Contains(out, "default/web-") && strings.Contains(out, " asked by "+to.seen), "%s, %s", to.text, to.seen)
 		}
 	}
 }
@@ -218,8 +222,8 @@ func (s *story) connections(ctx context.Context) {
 func (s *story) losePod(ctx context.Context) {
 	lost := s.dnsPods[0]
 	s.title("A DNS pod dies, and queries go on")
-	s.command("node", "(kill "+lost.name+")")
-	if err := s.node.Pod(lost.name).Close(); err != nil {
+	s.command("node", "(kill "+lost.String()+")")
+	if err := s.kill(ctx, lost); err != nil {
 		s.check(false, "%v", err)
 		return
 	}

@@ -44,7 +44,9 @@ var privilegedAttack = register("privileged", func(a *attacker) {
 	for _, kind := range []string{"ext4", "xfs", "devtmpfs", "debugfs", "tracefs", "securityfs", "pstore", "binfmt_misc", "fusectl"} {
 		err := unix.Mount("/dev/vda", dir, kind, 0, "")
 		if kind == "binfmt_misc" && err == nil { // which is a pod's own by now
-			err = unix.Unmount(dir, 0)
+			if err := unix.Unmount(dir, 0); err != nil {
+				a.refused("take it away", nil, unix.EPERM)
+			}
 			continue
 		}
 		a.refused("mount "+kind, err, unix.EPERM, unix.ENODEV, unix.ENOENT)

@@ -62,7 +62,7 @@ type fence struct {
 }
 
 var fences = []fence{
-	{[]string{"k8s.io/"}, []string{"proxier", "kubelet", "cluster", "cmd", "test"},
+	{[]string{"k8s.io/"}, []string{"proxier", "kubelet", "cluster", "demo", "cmd", "test"},
 		"Kubernetes types end at the conversion to values: their defaults, pointers and versions are no concern of a data plane or of namespaces"},
 	{[]string{"github.com/spf13/"}, []string{"cmd"},
 		"flags are the command line's; a package takes values"},
