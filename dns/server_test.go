@@ -30,6 +30,13 @@ func serve(t *testing.T, z *Zone, hosts ...string) (s *Server, addrs []string) {
 	if z != nil {
 		s.SetZone(z)
 	}
+	run(t, s)
+	return s, addrs
+}
+
+// run runs a Server until the test ends.
+func run(t *testing.T, s *Server) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
@@ -39,7 +46,6 @@ func serve(t *testing.T, z *Zone, hosts ...string) (s *Server, addrs []string) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return s, addrs
 }
 
 func query(name string, qtype uint16) *mdns.Msg {
