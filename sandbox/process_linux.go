@@ -182,12 +182,14 @@ func (l launch) lead(c *channel, proc *Process) error {
 			return err
 		}
 	}
-	if err := c.send(struct{}{}); err != nil {
+	// From the moment it is in its cgroup, the kernel may kill it for lack of memory: the end of the channel then says
+	// no more than that it has gone on, and its status the rest.
+	if err := c.send(struct{}{}); err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return err
 	}
 	_, _, err = c.receive(&r)
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
 		return nil
 	case err != nil:
 		return err
