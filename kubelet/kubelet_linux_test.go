@@ -203,15 +203,16 @@ func TestTCPAndHTTPProbesComeFromTheNode(t *testing.T) {
 }
 
 func TestOOMKilledOnAKernel(t *testing.T) {
+	const asleep = "exec sleep infinity" // and needs no more memory
 	n := newNode(t)
 	if !n.root {
-		err := n.k.Apply(shell(idle, memory("64Mi")))
+		err := n.k.Apply(shell(asleep, memory("64Mi")))
 		if err == nil || !strings.Contains(err.Error(), "spec.containers[0].resources.limits") {
 			t.Errorf("error %v", err)
 		}
 		return
 	}
-	n.apply(shell(idle, memory("64Mi")))
+	n.apply(shell(asleep, memory("64Mi")))
 	n.untilReady()
 	if _, code := n.run("ls", "/"); code != 0 {
 		t.Fatalf("ls with 64 MiB: exit code %d", code)
