@@ -74,11 +74,24 @@ func (f folder) sweep(ctx context.Context) error {
 		return err
 	}
 	if r.Cgroup != "" {
-		if err := cgroup.Remove(r.Cgroup); err != nil {
+		if err := removeGroups(ctx, r.Cgroup); err != nil {
 			return fmt.Errorf("remove cgroup %s: %w", r.Cgroup, err)
 		}
 	}
 	return os.Remove(f.file(recordFile))
+}
+
+// removeGroups removes the cgroups. What was in them has been killed, and may take a moment more to go.
+func removeGroups(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	for {
+		err := cgroup.Remove(name)
+		if !errors.Is(err, cgroup.ErrBusy) || ctx.Err() != nil {
+			return err
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
 }
 
 // killAll kills the processes of a record, none of another's, and waits until all that they had in their

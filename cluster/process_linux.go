@@ -27,7 +27,6 @@ var errGone = errors.New("the process has ended")
 type stat struct {
 	parent int
 	start  uint64
-	zombie bool
 }
 
 func readStat(pid int) (stat, error) {
@@ -51,8 +50,7 @@ func readStat(pid int) (stat, error) {
 	if err != nil {
 		return stat{}, fmt.Errorf("/proc/%d/stat: start: %w", pid, err)
 	}
-	state := fields[0][0]
-	return stat{parent: parent, start: start, zombie: state == 'Z' || state == 'X'}, nil
+	return stat{parent: parent, start: start}, nil
 }
 
 // findProcess names the process that has the number now.
@@ -71,9 +69,10 @@ func (p process) open() (*os.File, error) {
 		return nil, fmt.Errorf("open process %d: %w", p.PID, err)
 	}
 	file := os.NewFile(uintptr(fd), "pidfd")
-	// Only now does the number stay the process's.
+	// Only now does the number stay the process's. One that is a zombie may have threads that go on, and the init process
+	// of a PID namespace waits in one of them for all others there: it is over when the pidfd says so.
 	s, err := readStat(p.PID)
-	if err == nil && (s.start != p.Start || s.zombie) {
+	if err == nil && s.start != p.Start {
 		err = errGone
 	}
 	if err != nil {

@@ -187,7 +187,6 @@ machine in the node's network, with --outside in that of a host which is no part
 		RunE: func(c *cobra.Command, args []string) error { return e.run(c, args) },
 	}
 	flags := c.Flags()
-	flags.SetInterspersed(false)
 	namespaceFlag(flags, &e.namespace)
 	flags.StringVarP(&e.container, "container", "c", "", "container (default: the first)")
 	flags.BoolVarP(&e.stdin, "stdin", "i", false, "give it this command's standard input")
