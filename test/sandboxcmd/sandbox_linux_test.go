@@ -146,7 +146,7 @@ func TestNothingIsLeftAfterACrash(t *testing.T) {
 	u := newUser(t)
 	u.run("up", "--name", "other")
 	u.run("run", "box", "--name", "other", "--image", "host:sleep,echo", "--", "sleep", "infinity")
-	for victim := range 3 {
+	for victim := range nstest.Sized(1, 3) {
 		u.run("up", "--name", sandboxName, "--proxy", "-f", "examples/lab/web.yaml")
 		pids := u.processes()
 		if len(pids) != 3 {
@@ -328,7 +328,11 @@ func TestExitCodesAndSignals(t *testing.T) {
 	}
 }
 
+// TestAsAnOrdinaryUser runs some of it once more, in the full size alone.
 func TestAsAnOrdinaryUser(t *testing.T) {
+	if nstest.Sized(0, 1) == 0 {
+		return
+	}
 	kit(t)
 	nstest.Unprivileged(t, "^Test(NothingIsLeftAfterACrash|ExitCodesAndSignals)$")
 }
